@@ -1,0 +1,183 @@
+"""The configuration of one run: what the user may choose, checked at birth, saved with the run.
+
+In: command-line flags, `LABEL_*` variables, a TOML file (in that order of precedence).
+Out: one frozen `Config`. Every mistake is a `UserError`: one sentence that names the flag.
+Not here: anything that needs the network or a cluster to be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+ENV_PREFIX = "LABEL_"
+
+
+class UserError(Exception):
+    """A mistake the user can mend, told in one sentence that names the flag or file."""
+
+
+def _option(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+    """A config field with the help text that `--help` prints; `metavar` and `choices` as in argparse."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What one run of the labelling job does. Fields are the long flags with `_` for `-`."""
+
+    input: str = _option(
+        "where the tar shards are: a folder or one shard, local or any fsspec URI (s3://bucket/prefix)",
+        metavar="URI")
+    output: str = _option(
+        "where the tables go: a folder, local or s3://, gs://, abfs://; belongs to one --input", metavar="URI")
+    weights: str = _option(
+        "'pretrained' (ImageNet-1k, from the Hugging Face hub), a path or URI of a .safetensors or .pth file, "
+        "or 'seed:N' (untrained: for trials, the labels mean nothing)", "pretrained", metavar="WEIGHTS")
+    classes: str | None = _option(
+        "CSV of label_id,wnid,label for weights of other classes (default: ImageNet-1k)", None, metavar="FILE.csv")
+    device: str = _option("where the network runs; auto takes GPUs if the cluster has any", "auto",
+                          choices=("auto", "cuda", "cpu"))
+    precision: str = _option("arithmetic of the network; auto takes half precision where the device is fast at it",
+                             "auto", choices=("auto", "fp32", "bf16", "fp16"))
+    max_rejected: float = _option(
+        "exit with 3 if more than this fraction of the images was rejected (everything is committed all the same)",
+        0.01, metavar="FRACTION")
+    batch_size: int | None = _option("images a batch (default: 32 on CPU, 256 on GPU)", None, metavar="N")
+    decoders: int | None = _option("decode actors (default: from the cluster's CPUs)", None, metavar="N")
+    decode_threads: int | None = _option("threads of a decode actor (default: from the cluster's CPUs)", None,
+                                         metavar="N")
+    labellers: int | None = _option("labeller actors (default: one a GPU; one a CPU node without GPUs)", None,
+                                    metavar="N")
+    max_image_pixels: int = _option("an image of more pixels is rejected as too_large before it is decoded",
+                                    100_000_000, metavar="N")
+    max_image_bytes: int = _option("an image of more encoded bytes is rejected as too_large before it is read",
+                                   64 * 2**20, metavar="N")
+    dry_run: bool = _option("say what would be labelled, and stop", False)
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            _check_type(spec.name, spec.type, getattr(self, spec.name))
+            choices = spec.metadata.get("choices")
+            if choices and getattr(self, spec.name) not in choices:
+                raise UserError(f"{flag(spec.name)} is {getattr(self, spec.name)!r}; "
+                                f"it takes one of {', '.join(choices)}.")
+        for name in ("batch_size", "decoders", "decode_threads", "labellers", "max_image_pixels", "max_image_bytes"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{flag(name)} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"--max-rejected is {self.max_rejected}; it is a fraction from 0 to 1.")
+        for name in ("input", "output", "weights", "classes"):
+            _check_uri(name, getattr(self, name))
+        if canonical_uri(self.input) == canonical_uri(self.output):
+            raise UserError("--input and --output name the same place; the tables need a folder of their own.")
+
+
+def flag(name: str) -> str:
+    """The long flag of a config field: `max_rejected` -> `--max-rejected`."""
+    return "--" + name.replace("_", "-")
+
+
+def canonical_uri(uri: str) -> str:
+    """One spelling for one place: local paths absolute, no `file://`, no trailing slash."""
+    if uri.startswith("file://"):
+        uri = uri.removeprefix("file://")
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+def parse_config(argv: Sequence[str], environ: Mapping[str, str], description: str) -> Config:
+    """The config that flags, then `LABEL_*` variables, then `--config FILE.toml`, then defaults give.
+
+    Raises:
+        UserError: an unknown field, a value of the wrong type or out of range, an unreadable file.
+        SystemExit: from argparse, with 2 for an unknown flag and 0 after `--help`.
+    """
+    flags = vars(_parser(description).parse_args(argv))
+    path = flags.pop("config") or environ.get(ENV_PREFIX + "CONFIG")
+    values = _from_file(path) if path else {}
+    values |= _from_environ(environ)
+    values |= {name: value for name, value in flags.items() if value is not None}
+    for required in ("input", "output"):
+        if required not in values:
+            raise UserError(f"{flag(required)} is missing: give the flag, {ENV_PREFIX}{required.upper()}, "
+                            "or the field in --config.")
+    return Config(**values)
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog="Each option can also be set by a variable (--max-rejected: LABEL_MAX_REJECTED) or in the file of\n"
+               "--config (max_rejected = 0.02); flags win over variables, variables over the file.\n\n"
+               "Exit status: 0 done or nothing to do, 1 something failed, 2 wrong usage or configuration,\n"
+               "3 more images rejected than --max-rejected allows (all tables are committed all the same).")
+    parser.add_argument("--config", metavar="FILE.toml", help="read options from this file")
+    for spec in dataclasses.fields(Config):
+        default = "" if spec.default in (None, False, dataclasses.MISSING) else f" (default: {spec.default})"
+        text = (spec.metadata["help"] + default).replace("%", "%%")
+        if spec.type == "bool":
+            parser.add_argument(flag(spec.name), action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            parser.add_argument(flag(spec.name), type=_CONVERT[str(spec.type).split(" | ")[0]], default=None,
+                                help=text, metavar=spec.metadata.get("metavar"),
+                                choices=spec.metadata.get("choices"))
+    return parser
+
+
+_CONVERT: dict[str, Any] = {"str": str, "int": int, "float": float}
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for spec in dataclasses.fields(Config):
+        variable = ENV_PREFIX + spec.name.upper()
+        text = environ.get(variable)
+        if text is None:
+            continue
+        try:
+            values[spec.name] = _BOOLS[text.lower()] if spec.type == "bool" else \
+                _CONVERT[str(spec.type).split(" | ")[0]](text)
+        except (ValueError, KeyError):
+            raise UserError(f"{variable} is {text!r}, which is not of type {spec.type}.") from None
+    return values
+
+
+_BOOLS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read: {error.strerror or error}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not valid TOML: {error}.") from None
+    known = {spec.name for spec in dataclasses.fields(Config)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"--config {path} has unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+    return values
+
+
+def _check_type(name: str, annotation: Any, value: Any) -> None:
+    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
+    allowed = tuple(kind for part in str(annotation).split(" | ") for kind in
+                    (kinds[part] if isinstance(kinds[part], tuple) else (kinds[part],)))  # type: ignore[union-attr]
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise UserError(f"{flag(name)} is {value!r}, which is not of type {annotation}.")
+
+
+def _check_uri(name: str, uri: str | None) -> None:
+    if uri is None:
+        return
+    if not uri.strip():
+        raise UserError(f"{flag(name)} is empty.")
+    if "://" in uri and "@" in urlsplit(uri).netloc:
+        raise UserError(f"{flag(name)} holds credentials before an '@'; give them through the environment "
+                        "(AWS_ACCESS_KEY_ID and so on), where they are not written to logs and tables.")

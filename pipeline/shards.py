@@ -1,0 +1,130 @@
+"""A tar stream -> samples, in the order of the tar.
+
+In: an open file of a tar shard (plain, gzip, bzip2, xz or zstd, told by its first bytes).
+Out: `Sample`s: one for each key that has an image, by WebDataset's rule (a key is the member's path up to the
+first dot of its base name; neighbours with the same key are one sample; its first image counts).
+Not here: decoding, and any file on disk: members are streamed, nothing is extracted.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple, cast
+
+import pyarrow as pa
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SHARD_NAME = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst)$", re.IGNORECASE)
+_KEY = re.compile(r"^((?:.*/)?[^./][^./]*)\.[^/]*$", re.DOTALL)  # webdataset.tariterators.base_plus_ext
+
+
+class ShardUnreadable(Exception):
+    """The shard cannot be read to its end; the message says why. Its samples so far are not the whole."""
+
+
+class Sample(NamedTuple):
+    """An image and its key. `index`: ordinal in the shard. `error`: why there are no bytes, or None."""
+
+    index: int
+    key: str
+    encoded: bytes
+    error: str | None
+
+
+def read_samples(file: IO[bytes], max_bytes: int) -> Iterator[Sample]:
+    """Stream the samples of a tar shard.
+
+    Args:
+        file: the shard, open for reading in binary; need not seek.
+        max_bytes: an image of more encoded bytes is not read; its sample has error `too_large`.
+
+    Raises:
+        ShardUnreadable: not a tar, cut, or damaged: also where Python's tarfile would end in silence.
+    """
+    try:
+        stream = _decompressed(file)
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+            yield from _samples(tar, max_bytes)
+            _check_nothing_follows(tar)
+    except (tarfile.TarError, EOFError, lzma.LZMAError, pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno is not None:
+            raise  # the store's failure, not the tar's
+        raise ShardUnreadable(f"{error or type(error).__name__}") from error
+    except zlib.error as error:
+        raise ShardUnreadable(f"damaged compression: {error}") from error
+
+
+class _Header(tarfile.TarInfo):
+    """A header that does not end the archive in silence: only the end mark (a block of zeros) is an end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"no valid tar header at byte {tar.offset} ({error})") from error
+
+
+def _decompressed(file: IO[bytes]) -> IO[bytes]:
+    """The tar stream itself, whatever it is packed with."""
+    buffered = io.BufferedReader(cast(Any, file), 2**20) if not hasattr(file, "peek") else cast(Any, file)
+    magic = buffered.peek(6)[:6]
+    if magic.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.open(buffered))
+    if magic.startswith(b"BZh"):
+        return cast(IO[bytes], bz2.open(buffered))
+    if magic.startswith(b"\xfd7zXZ\x00"):
+        return cast(IO[bytes], lzma.open(buffered))
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), "zstd"))
+    return cast(IO[bytes], buffered)
+
+
+def _samples(tar: tarfile.TarFile, max_bytes: int) -> Iterator[Sample]:
+    index, previous, taken = 0, None, False
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header; a shard may have many
+        match = None if member.isdir() else _KEY.match(member.name)
+        if match is None:
+            continue
+        key = match[1]
+        if key != previous:
+            previous, taken = key, False
+        if taken or not member.name.lower().endswith(IMAGE_SUFFIXES):
+            continue
+        taken = True
+        yield Sample(index, _printable(key), *_content(tar, member, max_bytes))
+        index += 1
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> tuple[bytes, str | None]:
+    if not member.isfile():
+        return b"", "not_a_file"
+    if member.size > max_bytes:
+        return b"", "too_large"
+    encoded = cast(IO[bytes], tar.extractfile(member)).read()
+    if len(encoded) != member.size:
+        raise tarfile.ReadError(f"cut inside {member.name!r}")
+    return encoded, None
+
+
+def _check_nothing_follows(tar: tarfile.TarFile) -> None:
+    """Data after the end mark would be images nobody sees: a second tar appended, for one."""
+    stream = cast(Any, tar.fileobj)
+    while block := stream.read(2**20):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError("data follows its end mark (tars joined with cat?)")
+
+
+def _printable(key: str) -> str:
+    """Member names are bytes; those that are not UTF-8 keep their odd bytes as `\\xNN`."""
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
