@@ -165,10 +165,12 @@ def _from_file(path: str) -> dict[str, Any]:
     return values
 
 
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,),
+                                       "None": (type(None),)}
+
+
 def _check_type(name: str, annotation: Any, value: Any) -> None:
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
-    allowed = tuple(kind for part in str(annotation).split(" | ") for kind in
-                    (kinds[part] if isinstance(kinds[part], tuple) else (kinds[part],)))  # type: ignore[union-attr]
+    allowed = tuple(kind for part in str(annotation).split(" | ") for kind in _KINDS[part])
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         raise UserError(f"{flag(name)} is {value!r}, which is not of type {annotation}.")
 

@@ -16,7 +16,8 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import IO, Any, Self, cast
 
 import pyarrow as pa
 
@@ -29,7 +30,8 @@ class ShardUnreadable(Exception):
     """The shard cannot be read to its end; the message says why. Its samples so far are not the whole."""
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """An image and its key. `index`: ordinal in the shard. `error`: why there are no bytes, or None."""
 
     index: int
@@ -65,7 +67,7 @@ class _Header(tarfile.TarInfo):
     """A header that does not end the archive in silence: only the end mark (a block of zeros) is an end."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]

@@ -1,0 +1,46 @@
+"""The configuration: precedence, and one sentence for each mistake."""
+
+import pytest
+
+from pipeline.config import Config, UserError, parse_config
+
+
+def parse(*argv: str, **environ: str) -> Config:
+    return parse_config(["--input", "in", "--output", "out", *argv], environ, "test")
+
+
+def test_flags_win_over_variables_over_the_file(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('precision = "bf16"\nbatch_size = 4\nmax_rejected = 0\n')
+    config = parse("--config", str(path), "--precision", "fp32", LABEL_BATCH_SIZE="8", LABEL_PRECISION="fp16")
+    assert (config.precision, config.batch_size, config.max_rejected) == ("fp32", 8, 0)
+    assert not config.dry_run and parse("--dry-run").dry_run and parse(LABEL_DRY_RUN="yes").dry_run
+
+
+@pytest.mark.parametrize(("argv", "environ", "says"), [
+    (["--batch-size", "0"], {}, "--batch-size is 0"),
+    (["--max-rejected", "1.5"], {}, "--max-rejected is 1.5"),
+    (["--output", "in"], {}, "--input and --output name the same place"),
+    (["--input", "s3://key:secret@bucket"], {}, "--input holds credentials"),
+    (["--config", "absent.toml"], {}, "--config absent.toml cannot be read"),
+    ([], {"LABEL_BATCH_SIZE": "many"}, "LABEL_BATCH_SIZE is 'many'"),
+    ([], {"LABEL_DEVICE": "tpu"}, "--device is 'tpu'"),
+])
+def test_a_mistake_is_one_sentence(argv, environ, says):
+    with pytest.raises(UserError) as caught:
+        parse(*argv, **environ)
+    assert says in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_unknown_fields_and_wrong_types_of_the_file(tmp_path):
+    path = tmp_path / "c.toml"
+    for text, says in (("colour = 1", "unknown field 'colour'"), ("batch_size = true", "--batch-size is True"),
+                       ("weights = 3", "--weights is 3"), ("x =", "not valid TOML")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=says):
+            parse("--config", str(path))
+
+
+def test_a_missing_input_is_named():
+    with pytest.raises(UserError, match="--input is missing"):
+        parse_config(["--output", "out"], {}, "test")
