@@ -1,0 +1,66 @@
+"""The labels table: its schema, and answers -> rows.
+
+In: what the decoder says of each sample, and the labeller's answers for it. Out: an Arrow table of `ROWS`.
+Not here: files (the sink writes them).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+EMBEDDING = 1536  # channels of Inception-v4's pooled features
+TOP5 = pa.list_(pa.struct([("label_id", pa.int16()), ("label", pa.string()), ("prob", pa.float32())]))
+
+SAMPLES = pa.schema([
+    ("shard", pa.string()),    # path relative to the input
+    ("index", pa.int32()),     # ordinal of the sample in its shard
+    ("key", pa.string()),      # member path up to the first dot of its base name
+    ("width", pa.int32()),     # of the encoded image, as stored
+    ("height", pa.int32()),
+    ("sha256", pa.string()),   # of the encoded bytes, hex
+    ("error", pa.string()),    # null, or a reason code
+])
+
+ROWS = pa.schema([
+    *(SAMPLES.field(name) for name in ("shard", "index", "key", "width", "height", "sha256")),
+    ("label_id", pa.int16()),  # top-1
+    ("label", pa.string()),
+    ("prob", pa.float32()),
+    ("top5", TOP5),            # best first
+    ("embedding", pa.list_(pa.float32(), EMBEDDING)),
+    SAMPLES.field("error"),
+])
+
+
+def rows(samples: pa.Table, label_id: np.ndarray[Any, Any], prob: np.ndarray[Any, Any],
+         embedding: np.ndarray[Any, Any], labels: pa.Array) -> pa.Table:
+    """The rows of N samples; a rejected sample keeps its row, its answers null.
+
+    Args:
+        samples: table of `SAMPLES`, N rows.
+        label_id: int16 [N, k], best first, k = min(5, classes); prob: float32 [N, k].
+        embedding: float32 [N, 1536].
+        labels: the label of each label_id.
+    """
+    rejected = samples["error"].is_valid().to_numpy()
+    num_rows, k = label_id.shape
+    flat_id = pa.array(label_id.reshape(-1), pa.int16())
+    struct = pa.StructArray.from_arrays([flat_id, labels.take(flat_id), pa.array(prob.reshape(-1), pa.float32())],
+                                        fields=list(TOP5.value_type))
+    offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * k)
+    top5 = pa.ListArray.from_arrays(offsets, struct, type=TOP5)
+    top1_id = pa.array(label_id[:, 0], pa.int16(), mask=rejected)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedding.reshape(-1), pa.float32()), EMBEDDING)
+    nulls = pa.array(rejected)
+    answers = {
+        "label_id": top1_id,
+        "label": labels.take(top1_id),
+        "prob": pa.array(prob[:, 0], pa.float32(), mask=rejected),
+        "top5": pa.compute.if_else(nulls, pa.scalar(None, TOP5), top5),
+        "embedding": pa.compute.if_else(nulls, pa.scalar(None, ROWS.field("embedding").type), vectors),
+    }
+    return pa.table([answers[name] if name in answers else samples[name] for name in ROWS.names], schema=ROWS)
