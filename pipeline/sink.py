@@ -1,0 +1,104 @@
+"""Rows -> one Parquet file a shard, whole or absent.
+
+In: pieces of a shard (rows of one batch, in any order, from any actor). Out: `<shard>.parquet`, put once.
+A shard that is one piece is put at once. Else each piece is put under `_staging/<run>/<shard>/`, and whoever finds the
+pieces contiguous up to the end merges them: no coordinator, and two who find it at once put the same bytes.
+Not here: which shards are pending, and what is left of dead runs.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.table import ROWS
+
+_PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
+_TEXT_AND_IDS = ["shard", "label_id", "label", "error", "top5.list.element.label_id", "top5.list.element.label"]
+_WITH_STATISTICS = ["shard", "index", "key", "width", "height", "sha256", "label_id", "label", "prob", "error"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The version of a shard that was read; it goes into the footer of its file."""
+
+    shard: str
+    uri: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where one run's rows go. `output`: root URI of the tables; `run_id` names the staging folder."""
+
+    output: str
+    run_id: str
+    model_id: str
+
+    def write(self, source: Source, piece: pa.Table, first: int, end: bool) -> storage.File | None:
+        """Take the rows `first`, `first` + 1, … of a shard; `end`: they are its last.
+
+        Returns:
+            The committed file, if these rows completed the shard; else None.
+        """
+        if first == 0 and end:
+            return self._commit(source, piece)
+        folder = storage.join(self.output, "_staging", self.run_id, source.shard)
+        name = f"{first:09}-{first + piece.num_rows:09}{'.end' if end else ''}.parquet"
+        storage.put_whole(storage.join(folder, name), encode(piece, {}))
+        names = _whole([file.path for file in storage.list_files(folder)])
+        if names is None:
+            return None
+        try:
+            pieces = [_decode(storage.read_bytes(storage.join(folder, name))) for name in names]
+        except FileNotFoundError:
+            return None  # another worker committed the same rows, and removed the pieces
+        committed = self._commit(source, pa.concat_tables(pieces))
+        storage.remove(folder)
+        return committed
+
+    def _commit(self, source: Source, rows: pa.Table) -> storage.File:
+        footer = {"source_uri": source.uri, "source_size": str(source.size), "source_etag": source.etag,
+                  "model_id": self.model_id, "num_rows": str(rows.num_rows),
+                  "num_rejected": str(pc.sum(pc.is_valid(rows["error"])).as_py() or 0)}
+        uri = labels_uri(self.output, self.model_id, source.shard)
+        storage.put_whole(uri, encode(rows, footer))
+        return storage.stat(uri)
+
+
+def labels_uri(output: str, model_id: str, shard: str) -> str:
+    """The one file of a shard: its own path, mirrored, and `.parquet` behind it."""
+    return storage.join(output, "labels", f"model={model_id}", shard + ".parquet")
+
+
+def encode(rows: pa.Table, footer: dict[str, str]) -> bytes:
+    """A Parquet file: zstd, dictionaries for text and ids only, no statistics of embeddings, page index."""
+    buffer = io.BytesIO()
+    schema = ROWS.with_metadata(footer or None)
+    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=_TEXT_AND_IDS,
+                          write_statistics=_WITH_STATISTICS, write_page_index=True) as writer:
+        writer.write_table(rows.replace_schema_metadata(schema.metadata))
+    return buffer.getvalue()
+
+
+def _decode(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data))
+
+
+def _whole(names: list[str]) -> list[str] | None:
+    """The pieces that make the shard from row 0 to its end, in order; None while one is missing."""
+    pieces = sorted((int(match[1]), int(match[2]), bool(match[3]), name)
+                    for name in names if (match := _PIECE.search(name)))
+    position = 0
+    for first, last, _, _ in pieces:
+        if first != position:
+            return None
+        position = last
+    return [name for *_, name in pieces] if pieces and pieces[-1][2] else None
