@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -13,7 +15,7 @@ from pipeline.inception_v4 import InceptionV4
 
 
 @pytest.fixture(scope="module")
-def theirs() -> nn.Module:
+def theirs() -> Any:
     """timm's network with BatchNorms as training leaves them: none of them does nothing."""
     torch.manual_seed(0)
     network = timm.create_model("inception_v4").eval()
@@ -21,12 +23,13 @@ def theirs() -> nn.Module:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias, std=0.2)
-            nn.init.normal_(layer.running_mean, std=0.2)
-            nn.init.uniform_(layer.running_var, 0.01, 1.5)
+            assert layer.running_mean is not None and layer.running_var is not None
+            layer.running_mean.normal_(std=0.2)
+            layer.running_var.uniform_(0.01, 1.5)
     return network
 
 
-def test_same_answers_as_timm_from_the_same_weights(theirs: nn.Module) -> None:
+def test_same_answers_as_timm_from_the_same_weights(theirs: Any) -> None:
     ours = InceptionV4().eval()
     ours.load_state_dict(theirs.state_dict())  # strict: every name is theirs
     image_NCHW = torch.rand(2, 3, 299, 299) * 2 - 1
@@ -53,7 +56,7 @@ def test_other_numbers_of_classes() -> None:
     assert (embedding_ND.shape, logits_NC.shape) == ((3, 1536), (3, 10))
 
 
-def test_preprocessing_constants_are_those_of_timms_weights(theirs: nn.Module) -> None:
+def test_preprocessing_constants_are_those_of_timms_weights(theirs: Any) -> None:
     config = theirs.default_cfg
     assert config["input_size"] == (3, inception_v4.INPUT_SIZE, inception_v4.INPUT_SIZE)
     assert config["crop_pct"] == inception_v4.CROP

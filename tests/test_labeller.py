@@ -1,0 +1,192 @@
+"""The labeller against timm's network: answers, precision, classes that do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from pipeline.classes import load_classes
+from pipeline.config import UserError
+from pipeline.inception_v4 import InceptionV4
+from pipeline.labeller import FoldedConv, Labeller, check_classes, fold_batch_norms, resolve_device, resolve_precision
+
+NUM_CLASSES = 20
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    """timm's network, Kaiming-normal, with BatchNorms as training leaves them: none of them does nothing."""
+    torch.manual_seed(0)
+    network = timm.create_model("inception_v4", num_classes=NUM_CLASSES).eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.7, 1.4)
+            nn.init.normal_(layer.bias, std=0.2)
+            assert layer.running_mean is not None and layer.running_var is not None
+            layer.running_mean.normal_(std=0.2)
+            layer.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.fixture(scope="module")
+def state(theirs: Any) -> dict[str, Tensor]:
+    return theirs.state_dict()
+
+
+@pytest.fixture(scope="module")
+def image_NHWC() -> np.ndarray:
+    """Crops of two photographs, and noise: uint8 [6, 299, 299, 3]. Read-only, as batches from Ray are."""
+    from sklearn.datasets import load_sample_images
+    crops = [photo[top:top + 299, left:left + 299] for photo in load_sample_images().images
+             for top, left in ((0, 0), (100, 300))]
+    noise = np.random.default_rng(0).integers(0, 256, (2, 299, 299, 3), np.uint8)
+    images = np.stack([*crops, *noise])
+    images.flags.writeable = False
+    return images
+
+
+def timms_answers(theirs: Any, image_NHWC: np.ndarray) -> tuple[Tensor, Tensor]:
+    image_NCHW = torch.tensor(image_NHWC).permute(0, 3, 1, 2) / 255 * 2 - 1
+    with torch.inference_mode():
+        features_NCHW = theirs.forward_features(image_NCHW)
+        return (theirs.forward_head(features_NCHW, pre_logits=True).float(),
+                theirs.forward_head(features_NCHW).float())
+
+
+@pytest.fixture(scope="module")
+def expected(theirs: Any, image_NHWC: np.ndarray) -> tuple[Tensor, Tensor]:
+    """timm's embeddings and logits in float32."""
+    return timms_answers(theirs, image_NHWC)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> Tensor:
+    """Of each row, by norms."""
+    return (found - expected).norm(dim=1) / expected.norm(dim=1)
+
+
+def logits(state: dict[str, Tensor], embedding: np.ndarray) -> Tensor:
+    return nn.functional.linear(torch.from_numpy(embedding), state["last_linear.weight"], state["last_linear.bias"])
+
+
+def test_fp32_says_what_timm_says(state: dict[str, Tensor], image_NHWC: np.ndarray,
+                                  expected: tuple[Tensor, Tensor]) -> None:
+    embedding_ND, logits_NC = expected
+    answers = Labeller(state, "cpu", "fp32")(image_NHWC)
+    assert [(a.dtype.name, a.shape) for a in answers] == [
+        ("int16", (6, 5)), ("float32", (6, 5)), ("float32", (6, 1536))]
+    assert relative_error(torch.from_numpy(answers.embedding), embedding_ND).max() < 1e-5
+    assert relative_error(logits(state, answers.embedding), logits_NC).max() < 1e-4
+    prob, label_id = logits_NC.softmax(1).topk(5)
+    np.testing.assert_array_equal(answers.label_id, label_id)
+    np.testing.assert_allclose(answers.prob, prob, rtol=1e-3)
+
+
+def test_bf16_is_nearer_to_fp32_than_timms_autocast(
+        state: dict[str, Tensor], theirs: Any, image_NHWC: np.ndarray, expected: tuple[Tensor, Tensor]) -> None:
+    embedding_ND, logits_NC = expected
+    answers = Labeller(state, "cpu", "bf16")(image_NHWC)
+    assert nn.functional.cosine_similarity(torch.from_numpy(answers.embedding), embedding_ND).min() >= 0.9999
+    with torch.autocast("cpu", torch.bfloat16):
+        _, autocast_NC = timms_answers(theirs, image_NHWC)
+    ours = relative_error(logits(state, answers.embedding), logits_NC).median()
+    assert ours <= 0.8 * relative_error(autocast_NC, logits_NC).median()
+
+
+def test_an_image_does_not_depend_on_its_batch(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
+    labeller = Labeller(state, "cpu", "fp32", num_threads=torch.get_num_threads())
+    whole, alone = labeller(image_NHWC[:3]), labeller(image_NHWC[1:2])
+    np.testing.assert_allclose(alone.embedding[0], whole.embedding[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(alone.label_id[0], whole.label_id[1])
+    assert [len(answer) for answer in labeller(image_NHWC[:0])] == [0, 0, 0]
+
+
+def test_folding_leaves_no_batch_norm_and_the_state_as_it_was(state: dict[str, Tensor]) -> None:
+    before = state["features.0.conv.weight"].clone()
+    labeller = Labeller(state, "cpu", "bf16")
+    layers = list(labeller.network.modules())
+    assert sum(isinstance(layer, FoldedConv) for layer in layers) == 149
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in layers)
+    assert {p.dtype for p in labeller.network.features.parameters()} == {torch.bfloat16}
+    assert labeller.network.last_linear.weight.dtype == torch.float32
+    assert torch.equal(state["features.0.conv.weight"], before)
+
+
+def test_fewer_than_five_classes(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
+    three = state | {name: state[name][:3] for name in ("last_linear.weight", "last_linear.bias")}
+    answers = Labeller(three, "cpu", "bf16")(image_NHWC[:1])
+    assert sorted(answers.label_id[0]) == [0, 1, 2] and answers.prob.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_answers_that_are_not_finite_are_refused(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
+    huge = state | {"last_linear.weight": torch.full((NUM_CLASSES, 1536), 1e38)}
+    with pytest.raises(UserError, match="--precision bf16: .* not finite"):
+        Labeller(huge, "cpu", "bf16")(image_NHWC[:1])
+
+
+@pytest.mark.parametrize("images", [
+    np.zeros((1, 299, 299, 3), np.float32), np.zeros((1, 3, 299, 299), np.uint8), np.zeros((299, 299, 3), np.uint8)])
+def test_other_shapes_and_types_are_refused(state: dict[str, Tensor], images: np.ndarray) -> None:
+    labeller = Labeller.__new__(Labeller)  # the check comes before the network
+    with pytest.raises(ValueError, match="not uint8"):
+        labeller(images)
+
+
+def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [resolve_device(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(UserError, match="--device cuda"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [resolve_device(name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+    assert [resolve_precision(name, "cpu") for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for native, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        assert resolve_precision("auto", "cpu") == precision
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert [resolve_precision(name, "cuda") for name in ("auto", "fp16", "fp32")] == ["fp16", "fp16", "fp32"]
+    with pytest.raises(UserError, match="--precision bf16"):
+        resolve_precision("bf16", "cuda")
+
+
+@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this processor computes in fp16")
+def test_fp16_where_the_processor_lacks_it() -> None:
+    with pytest.raises(UserError, match="--precision fp16"):
+        resolve_precision("fp16", "cpu")
+
+
+def test_classes_must_be_as_many_as_outputs(state: dict[str, Tensor]) -> None:
+    with pytest.raises(UserError, match="--classes names 1000 classes and --weights has 20"):
+        check_classes(state, load_classes())
+    check_classes(state, load_classes().slice(0, NUM_CLASSES))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3), ("bf16", 2e-2)])
+def test_a_gpu_says_the_same(state: dict[str, Tensor], image_NHWC: np.ndarray, expected: tuple[Tensor, Tensor],
+                             precision: str, tolerance: float) -> None:
+    embedding = torch.from_numpy(Labeller(state, "cuda", precision)(image_NHWC).embedding)
+    assert relative_error(embedding, expected[0]).max() < tolerance
+    assert nn.functional.cosine_similarity(embedding, expected[0]).min() >= 0.9999
+
+
+def test_the_folded_network_is_the_network(state: dict[str, Tensor]) -> None:
+    plain, folded = InceptionV4(NUM_CLASSES).eval(), InceptionV4(NUM_CLASSES).eval()
+    plain.load_state_dict(state)
+    folded.load_state_dict(state)
+    fold_batch_norms(folded, torch.float32)
+    pixels_NCHW = torch.randint(0, 256, (1, 3, 107, 107)).float()
+    pixels_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(pixels_NCHW - 127.5)[1], plain(pixels_NCHW / 127.5 - 1)[1],
+                                   rtol=1e-4, atol=1e-4)
