@@ -1,0 +1,151 @@
+"""The Ray Data chain: pending shards -> decode -> label -> commit -> reports.
+
+In: the pending shards, the weights in Ray's object store. Out: a dataset of `REPORT` rows, one a batch, that streams.
+Here too: how many actors of which size a cluster gets. Nearly the only module that imports ray.
+Not here: the plan, the ledger, the summary.
+
+One Ray Data row is one batch, and travels as it is: two crossings of the object store, pixels once (uint8) and rows once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
+
+from pipeline.config import Config
+from pipeline.reader import BATCH, IMAGE_BYTES, Reader, pixels_of, samples_of
+from pipeline.sink import Sink, Source
+from pipeline.storage import File, join
+from pipeline.table import ROWS, rows
+
+LABELLED = pa.schema([
+    *(field for field in BATCH if field.name not in ("samples", "pixels")),
+    ("label_s", pa.float64()),
+    ("rows", pa.list_(pa.struct(list(ROWS)))),
+])
+
+REPORT = pa.schema([
+    *(field for field in LABELLED if field.name != "rows"),
+    ("num_images", pa.int32()),             # of this batch
+    ("errors", pa.list_(pa.string())),      # reason codes of this batch's rejected images
+    ("file_size", pa.int64()),              # of the committed file, if this batch completed its shard; else null
+    ("file_etag", pa.string()),
+])
+
+
+@dataclass(frozen=True)
+class Pools:
+    """How the cluster is shared out. `*_cpus` are Ray's logical CPUs, for an actor or task."""
+
+    num_decoders: int
+    decode_threads: int
+    decode_cpus: float
+    num_labellers: int
+    label_threads: int
+    label_cpus: float
+    label_gpus: float
+    batch_size: int
+
+
+SINK_CPUS = 0.25
+BATCHES_AHEAD = 6  # decoded batches kept for each labeller: enough to never wait, few enough to keep memory flat
+
+
+def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: str) -> Pools:
+    """The pools for a cluster of nodes with so many CPUs each; what the config says goes first.
+
+    With GPUs: a labeller each, and nearly all CPUs decode. Without: decoding costs 1/30 of the network, so a
+    labeller a node takes nearly all its CPUs.
+    """
+    if device == "cuda":
+        num_labellers = config.labellers or num_gpus
+        free = max(1, int(sum(node_cpus) - num_labellers - 1))
+        threads = config.decode_threads or min(4, free)
+        return Pools(config.decoders or max(1, free // threads), threads, threads, num_labellers, 1, 1, 1,
+                     config.batch_size or 256)
+    smallest = min(node_cpus)
+    num_labellers = config.labellers or len(node_cpus)
+    threads = config.decode_threads or max(1, int(smallest) // 8)
+    return Pools(config.decoders or len(node_cpus), threads, min(0.25, smallest / 4), num_labellers,
+                 max(1, int(sum(node_cpus) // num_labellers)), max(0.5, smallest - 1) * len(node_cpus) / num_labellers,
+                 0, config.batch_size or 32)
+
+
+class LabelStage:
+    """Batches of pixels in, batches of rows out; one network an actor.
+
+    Args:
+        state: list of one reference to the state dict as numpy arrays (in a list, so that Ray passes it on as it is).
+        labels: the label of each label_id.
+    """
+
+    def __init__(self, state: Any, labels: list[str], device: str, precision: str, num_threads: int) -> None:
+        import torch
+
+        from pipeline.labeller import Labeller
+        state_of = {name: torch.tensor(values) for name, values in ray.get(state[0]).items()}
+        self.labeller = Labeller(state_of, device, precision, num_threads)
+        self.labels = pa.array(labels)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        begun = time.perf_counter()
+        pixels_NHWC = pixels_of(batch)
+        made = ROWS.empty_table()
+        if len(pixels_NHWC):
+            made = rows(samples_of(batch), *self.labeller(pixels_NHWC), self.labels)
+        struct = pa.StructArray.from_arrays([column.combine_chunks() for column in made.columns], fields=list(ROWS))
+        offsets = pa.array(np.array([0, made.num_rows], np.int32))
+        values = {"label_s": pa.array([time.perf_counter() - begun]),
+                  "rows": pa.ListArray.from_arrays(offsets, struct, type=LABELLED.field("rows").type)}
+        return pa.table([values[name] if name in values else batch[name] for name in LABELLED.names], schema=LABELLED)
+
+
+def commit(batch: pa.Table, sink: Sink) -> pa.Table:
+    """Batches of rows in, reports out; the rows go to the sink."""
+    made = pa.Table.from_struct_array(batch["rows"].chunk(0).flatten()).cast(ROWS)
+    row = batch.drop_columns(["rows"]).to_pylist()[0]
+    committed = None
+    if row["failure"] is None:
+        source = Source(row["shard"], row["uri"], row["size"], row["etag"])
+        committed = sink.write(source, made, row["first"], row["end"])
+    row |= {"num_images": made.num_rows, "errors": made["error"].drop_null().to_pylist(),
+            "file_size": committed and committed.size, "file_etag": committed and committed.etag}
+    return pa.Table.from_pylist([row], schema=REPORT)
+
+
+def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: Any, labels: list[str],
+          device: str, precision: str) -> ray.data.Dataset:
+    """The chain. Nothing runs until the dataset is iterated."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = pools.batch_size * IMAGE_BYTES
+    ahead = BATCHES_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
+    context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
+    root = config.input
+    items = [{"shard": shard.path, "uri": shard_uri(root, shard)} for shard in pending]
+    return (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(
+            Reader, batch_size=1, batch_format="pyarrow", num_cpus=pools.decode_cpus,
+            fn_constructor_args=(pools.batch_size, pools.decode_threads, config.max_image_pixels,
+                                 config.max_image_bytes),
+            compute=ActorPoolStrategy(size=min(pools.num_decoders, len(items))))
+        .map_batches(
+            LabelStage, batch_size=1, batch_format="pyarrow", num_cpus=pools.label_cpus, num_gpus=pools.label_gpus,
+            fn_constructor_args=([state], labels, device, precision, pools.label_threads),
+            compute=ActorPoolStrategy(size=pools.num_labellers))
+        .map_batches(lambda batch: commit(batch, sink), batch_size=1, batch_format="pyarrow", num_cpus=SINK_CPUS)
+    )
+
+
+def shard_uri(root: str, shard: File) -> str:
+    """Where a listed shard is; `root` may itself be the shard."""
+    return root if root.rstrip("/").endswith("/" + shard.path) and "/" not in shard.path else join(root, shard.path)

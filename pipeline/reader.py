@@ -1,0 +1,151 @@
+"""The first stage: shards -> batches of pixels.
+
+In: a table with one shard a row (`shard`, `uri`). Out: tables of `BATCH` with one batch a row, streamed while the shard
+is still being read. The main thread reads the tar at most one batch ahead, a thread pool decodes each image straight
+into its slot of the batch.
+The last batch of a shard has `end` set. A shard without samples is one batch of none. A shard that cannot be read to
+its end closes with a batch that has `failure` set and no samples; its rows must not be published as if they were all.
+Not here: normalising, the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline import storage
+from pipeline.decode import Decoded, decode
+from pipeline.inception_v4 import INPUT_SIZE
+from pipeline.shards import Sample, read_samples
+from pipeline.table import SAMPLES
+
+IMAGE_BYTES = INPUT_SIZE * INPUT_SIZE * 3
+
+BATCH = pa.schema([
+    ("shard", pa.string()),
+    ("uri", pa.string()),
+    ("size", pa.int64()),         # of the shard, in bytes, as it was read
+    ("etag", pa.string()),        # the version that was read
+    ("first", pa.int32()),        # index of the first sample
+    ("end", pa.bool_()),          # these samples are the shard's last
+    ("failure", pa.string()),     # null, or why the shard could not be read
+    ("num_bytes", pa.int64()),    # of the encoded images
+    ("decode_s", pa.float64()),   # spent decoding, all threads together
+    ("samples", pa.list_(pa.struct(list(SAMPLES)))),
+    ("pixels", pa.large_binary()),  # uint8 [N, 299, 299, 3], N = number of samples
+])
+
+
+class Reader:
+    """The stage: a callable, a table of shards in, tables of `BATCH` out.
+
+    Args:
+        batch_size: images a batch.
+        num_threads: of the decode pool.
+        max_image_pixels, max_image_bytes: above which an image is rejected as `too_large`.
+    """
+
+    def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, max_image_bytes: int) -> None:
+        torch.set_num_threads(1)  # each thread of the pool resizes by itself
+        self.batch_size = batch_size
+        self.max_image_pixels = max_image_pixels
+        self.max_image_bytes = max_image_bytes
+        self.pool = ThreadPoolExecutor(num_threads, "decode")
+
+    def __call__(self, shards: pa.Table) -> Iterator[pa.Table]:
+        for row in shards.to_pylist():
+            yield from self._read(row["shard"], row["uri"])
+
+    def _read(self, shard: str, uri: str) -> Iterator[pa.Table]:
+        started: deque[_Batch] = deque()
+        source: dict[str, Any] = {"shard": shard, "uri": uri, "size": 0, "etag": ""}
+        try:
+            with storage.open_read(uri) as (file, version):
+                source |= {"size": version.size, "etag": version.etag}
+                for sample in read_samples(file, self.max_image_bytes):
+                    if not started or started[-1].num_samples == self.batch_size:
+                        started.append(_Batch(source, sample.index, self.batch_size))
+                        if len(started) > 2:
+                            yield started.popleft().table()
+                    started[-1].add(self.pool.submit(self._decode, sample, started[-1].slot()))
+        except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
+            for batch in started:
+                batch.abandon()
+            yield _Batch(source, 0, 0).table(failure=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            return
+        if not started:
+            started.append(_Batch(source, 0, 0))
+        while started:
+            batch = started.popleft()
+            yield batch.table(end=not started)
+
+    def _decode(self, sample: Sample, slot_HWC: np.ndarray) -> tuple[Sample, Decoded, str, float]:
+        begun = time.perf_counter()
+        if sample.error is None:
+            decoded = decode(sample.encoded, slot_HWC, max_pixels=self.max_image_pixels,
+                             max_bytes=self.max_image_bytes)
+        else:
+            slot_HWC[...] = 0
+            decoded = Decoded(None, None, sample.error)
+        return sample, decoded, hashlib.sha256(sample.encoded).hexdigest(), time.perf_counter() - begun
+
+
+class _Batch:
+    """A batch whose images are being decoded."""
+
+    def __init__(self, source: dict[str, Any], first: int, size: int) -> None:
+        self.source = source
+        self.first = first
+        self.pixels_NHWC = np.empty((size, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+        self.futures: list[Future[tuple[Sample, Decoded, str, float]]] = []
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.futures)
+
+    def slot(self) -> np.ndarray:
+        return self.pixels_NHWC[self.num_samples]
+
+    def add(self, future: Future[tuple[Sample, Decoded, str, float]]) -> None:
+        self.futures.append(future)
+
+    def abandon(self) -> None:
+        for future in self.futures:
+            future.cancel()
+
+    def table(self, *, end: bool = False, failure: str | None = None) -> pa.Table:
+        """The batch as a table of one row; waits for its images. The pixels are not copied."""
+        done = [future.result() for future in self.futures]
+        samples = [{"shard": self.source["shard"], "index": sample.index, "key": sample.key, "width": decoded.width,
+                    "height": decoded.height, "sha256": sha256 if sample.error is None else None,
+                    "error": decoded.error} for sample, decoded, sha256, _ in done]
+        num_bytes = len(done) * IMAGE_BYTES
+        offsets = pa.py_buffer(np.array([0, num_bytes], np.int64))
+        pixels = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(self.pixels_NHWC)])
+        values = {**self.source, "first": self.first, "end": end, "failure": failure,
+                  "num_bytes": sum(len(sample.encoded) for sample, *_ in done),
+                  "decode_s": sum(seconds for *_, seconds in done), "samples": samples}
+        columns = [pixels if field.name == "pixels" else pa.array([values[field.name]], field.type) for field in BATCH]
+        return pa.table(columns, schema=BATCH)
+
+
+def pixels_of(batch: pa.Table) -> np.ndarray:
+    """The pixels of a one-row table of `BATCH`, uint8 [N, 299, 299, 3], not copied and not to be written to."""
+    pixels = batch["pixels"].chunk(0)
+    _, offsets, data = pixels.buffers()
+    start, stop = np.frombuffer(offsets, np.int64, 2, pixels.offset * 8)
+    flat = np.frombuffer(data, np.uint8, stop - start, start) if stop > start else np.empty(0, np.uint8)
+    return flat.reshape(-1, INPUT_SIZE, INPUT_SIZE, 3)
+
+
+def samples_of(batch: pa.Table) -> pa.Table:
+    """The samples of a one-row table of `BATCH`, as a table of `SAMPLES`."""
+    return pa.Table.from_struct_array(batch["samples"].chunk(0).flatten()).cast(SAMPLES)

@@ -1,0 +1,65 @@
+"""The reading stage, on a tar on disk: every sample in one batch, the end known, a broken shard never whole."""
+
+import hashlib
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.reader import BATCH, Reader, pixels_of, samples_of
+from tests.test_shards import make_tar
+
+
+def png(level: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40 + level, 30), (level, level, level)).save(file, "PNG")
+    return file.getvalue()
+
+
+def read(tmp_path, data: bytes, batch_size: int = 4) -> list[pa.Table]:
+    (tmp_path / "a.tar").write_bytes(data)
+    reader = Reader(batch_size, 2, 10**6, 10**6)
+    return list(reader(pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})))
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 4, 5, 8, 9, 13])
+def test_every_sample_is_in_one_batch_and_the_last_is_the_end(tmp_path, num_samples):
+    batches = read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(num_samples))))
+    assert all(batch.schema.equals(BATCH) and batch.num_rows == 1 for batch in batches)
+    assert [batch["end"][0].as_py() for batch in batches] == [False] * (len(batches) - 1) + [True]
+    position = 0
+    for batch in batches:
+        samples, pixels = samples_of(batch).to_pylist(), pixels_of(batch)
+        assert batch["first"][0].as_py() == position and len(samples) == len(pixels) <= 4
+        for sample, image_HWC in zip(samples, pixels, strict=True):
+            assert sample == {"shard": "a.tar", "index": position, "key": str(position), "width": 40 + position,
+                              "height": 30, "sha256": hashlib.sha256(png(position)).hexdigest(), "error": None}
+            assert (image_HWC == position).all()
+            position += 1
+    assert position == num_samples
+
+
+def test_a_rejected_image_keeps_its_place(tmp_path):
+    batch, = read(tmp_path, make_tar(("a.png", png(1)), ("b.jpg", b""), ("c.png", png(3)[:-30]), ("d.png", png(4))))
+    assert samples_of(batch)["error"].to_pylist() == [None, "empty", "truncated", None]
+    assert np.array_equal(pixels_of(batch)[:, 0, 0, 0], [1, 0, 0, 4])
+
+
+def test_a_shard_without_images_is_one_empty_batch(tmp_path):
+    batch, = read(tmp_path, make_tar(("readme.txt", b"none")))
+    assert batch["end"][0].as_py() and batch["failure"][0].as_py() is None
+    assert samples_of(batch).num_rows == 0 and pixels_of(batch).shape == (0, 299, 299, 3)
+
+
+def test_a_cut_shard_never_ends(tmp_path):
+    data = make_tar(*((f"{n}.png", png(n)) for n in range(20)))
+    *batches, last = read(tmp_path, data[:19 * 1024 + 600])
+    assert batches and not any(batch["end"][0].as_py() for batch in [*batches, last])
+    assert last["failure"][0].as_py().startswith("ShardUnreadable: ") and samples_of(last).num_rows == 0
+
+
+def test_a_vanished_shard_is_a_failure():
+    batch, = Reader(4, 1, 10, 10)(pa.table({"shard": ["x.tar"], "uri": ["/absent/x.tar"]}))
+    assert batch["failure"][0].as_py().startswith("FileNotFoundError")
