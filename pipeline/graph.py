@@ -19,15 +19,16 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
-from pipeline.config import Config
+from pipeline.config import Config, canonical_uri
 from pipeline.reader import BATCH, IMAGE_BYTES, Reader, pixels_of, samples_of
 from pipeline.sink import Sink, Source
-from pipeline.storage import File, join
+from pipeline.storage import File, child
 from pipeline.table import ROWS, rows
 
 LABELLED = pa.schema([
     *(field for field in BATCH if field.name not in ("samples", "pixels")),
     ("label_s", pa.float64()),
+    ("precision", pa.string()),  # that the network ran in
     ("rows", pa.list_(pa.struct(list(ROWS)))),
 ])
 
@@ -89,9 +90,9 @@ class LabelStage:
     def __init__(self, state: Any, labels: list[str], device: str, precision: str, num_threads: int) -> None:
         import torch
 
-        from pipeline.labeller import Labeller
+        from pipeline.labeller import Labeller, resolve_precision
         state_of = {name: torch.tensor(values) for name, values in ray.get(state[0]).items()}
-        self.labeller = Labeller(state_of, device, precision, num_threads)
+        self.labeller = Labeller(state_of, device, resolve_precision(precision, device), num_threads)
         self.labels = pa.array(labels)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -102,7 +103,7 @@ class LabelStage:
             made = rows(samples_of(batch), *self.labeller(pixels_NHWC), self.labels)
         struct = pa.StructArray.from_arrays([column.combine_chunks() for column in made.columns], fields=list(ROWS))
         offsets = pa.array(np.array([0, made.num_rows], np.int32))
-        values = {"label_s": pa.array([time.perf_counter() - begun]),
+        values = {"label_s": pa.array([time.perf_counter() - begun]), "precision": pa.array([self.labeller.precision]),
                   "rows": pa.ListArray.from_arrays(offsets, struct, type=LABELLED.field("rows").type)}
         return pa.table([values[name] if name in values else batch[name] for name in LABELLED.names], schema=LABELLED)
 
@@ -121,7 +122,7 @@ def commit(batch: pa.Table, sink: Sink) -> pa.Table:
 
 
 def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: Any, labels: list[str],
-          device: str, precision: str) -> ray.data.Dataset:
+          device: str) -> ray.data.Dataset:
     """The chain. Nothing runs until the dataset is iterated."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -129,8 +130,8 @@ def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: 
     context.target_max_block_size = pools.batch_size * IMAGE_BYTES
     ahead = BATCHES_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
-    root = config.input
-    items = [{"shard": shard.path, "uri": shard_uri(root, shard)} for shard in pending]
+    root = canonical_uri(config.input)
+    items = [{"shard": shard.path, "uri": child(root, shard.path)} for shard in pending]
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
@@ -140,12 +141,7 @@ def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: 
             compute=ActorPoolStrategy(size=min(pools.num_decoders, len(items))))
         .map_batches(
             LabelStage, batch_size=1, batch_format="pyarrow", num_cpus=pools.label_cpus, num_gpus=pools.label_gpus,
-            fn_constructor_args=([state], labels, device, precision, pools.label_threads),
+            fn_constructor_args=([state], labels, device, config.precision, pools.label_threads),
             compute=ActorPoolStrategy(size=pools.num_labellers))
         .map_batches(lambda batch: commit(batch, sink), batch_size=1, batch_format="pyarrow", num_cpus=SINK_CPUS)
     )
-
-
-def shard_uri(root: str, shard: File) -> str:
-    """Where a listed shard is; `root` may itself be the shard."""
-    return root if root.rstrip("/").endswith("/" + shard.path) and "/" not in shard.path else join(root, shard.path)

@@ -37,6 +37,11 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def child(root: str, path: str) -> str:
+    """The URI of a file that `list_files(root)` named `path`; `root` may itself be that file."""
+    return root if "/" not in path and root.endswith("/" + path) else join(root, path)
+
+
 def _locate(uri: str) -> tuple[Any, str]:
     """The filesystem and the path in it. Listings are never cached: other runs write there too."""
     options = {"use_listings_cache": False} if uri.startswith(("s3://", "s3a://")) else {}

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Label the images of tar shards with Inception-v4: top-5 labels and embeddings, one Parquet file a shard.
+
+Only shards that are new, changed or were never finished are labelled; a killed run is completed by the next.
+
+  jobs/label.py --input s3://bucket/shards --output s3://bucket/tables
+  jobs/label.py --input shards/ --output tables/ --weights seed:0
+  ray job submit --working-dir . -- jobs/label.py --input URI --output URI
+"""
+
+import os
+import sys
+
+from pipeline.config import UserError, canonical_uri, parse_config
+from pipeline.run import Summary, label
+
+
+def main() -> int:
+    try:
+        config = parse_config(sys.argv[1:], os.environ, str(__doc__))
+        summary = label(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    report(summary, canonical_uri(config.output), config.dry_run)
+    return 0 if config.dry_run else summary.exit_code(config.max_rejected)
+
+
+def report(summary: Summary, output: str, dry_run: bool) -> None:
+    """Print what the run did, for a person."""
+    if dry_run:
+        print(f"would label {summary.num_pending:,} shards ({summary.pending_bytes / 1e6:,.1f} MB) with "
+              f"{summary.model_id}; {summary.num_skipped:,} are done already")
+        return
+    if not summary.num_pending:
+        print(f"nothing to do: all {summary.num_skipped:,} shards are labelled by {summary.model_id}")
+    else:
+        print(f"shards    {summary.num_committed:,} labelled, {summary.num_skipped:,} skipped (done before), "
+              f"{len(summary.failed):,} failed")
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in summary.rejected.most_common())
+        print(f"images    {summary.num_images:,} at {summary.images_per_s:.1f}/s, "
+              f"{summary.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}")
+        print(f"model     {summary.model_id} on {summary.device} in {summary.precision}, {summary.hardware}")
+    for shard, reason in sorted(summary.failed.items()):
+        print(f"failed    {shard}: {reason}")
+    if summary.num_orphans:
+        print(f"note      {summary.num_orphans:,} tables are of shards that are no longer in the input")
+    if summary.meaningless:
+        print("note      these weights are untrained: the labels mean nothing")
+    tables = f"{output}/labels/model={summary.model_id}"
+    print(f"tables    {tables}")
+    print(f"duckdb    SELECT label, count(*) AS images FROM '{tables}/**/*.parquet' GROUP BY ALL ORDER BY images DESC;")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Prove that every image of the shards has exactly one row in the tables; list what is missing, double or foreign.
+
+Exit status: 0 proven, 1 something is wrong, 2 wrong usage.
+"""
+
+import argparse
+import sys
+
+from pipeline.config import Config, UserError
+from pipeline.verify import verify
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True, metavar="URI", help="the shards, as given to jobs/label.py")
+    parser.add_argument("--output", required=True, metavar="URI", help="the tables, as given to jobs/label.py")
+    parser.add_argument("--model", metavar="MODEL_ID", help="which model's tables, if there are several")
+    parser.add_argument("--max-image-bytes", type=int, default=Config.max_image_bytes, metavar="N",
+                        help="as given to jobs/label.py (default: %(default)s)")
+    options = parser.parse_args()
+    try:
+        proof = verify(options.input, options.output, options.model, options.max_image_bytes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for problem in proof.problems:
+        print(problem)
+    print(f"{proof.num_shards:,} shards, {proof.num_samples:,} samples, {proof.num_rows:,} rows "
+          f"({proof.rejected.total():,} rejected): {proof.num_missing:,} missing, {proof.num_double:,} double, "
+          f"{proof.num_foreign:,} foreign")
+    print(f"digest {proof.digest}")
+    return 1 if proof.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

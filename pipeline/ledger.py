@@ -1,0 +1,119 @@
+"""What is remembered of runs: the `shards` and `runs` tables, and what finished files say of themselves.
+
+In: reports of a run; the store. Out: `Finished` entries for the plan, one Parquet file of rows now and then.
+The output's files are the truth, the ledger only their shadow: it saves reading each file's footer, and losing it
+loses nothing but history.
+Not here: what follows from it (`catalog`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.catalog import Finished
+from pipeline.storage import File
+
+REJECTED = pa.list_(pa.struct([("error", pa.string()), ("num_images", pa.int64())]))
+
+SHARDS = pa.schema([  # one row a shard and run
+    ("run_id", pa.string()),
+    ("shard", pa.string()),          # path relative to the input
+    ("source_uri", pa.string()),
+    ("source_size", pa.int64()),     # bytes
+    ("source_etag", pa.string()),
+    ("model_id", pa.string()),
+    ("status", pa.string()),         # committed or failed
+    ("failure", pa.string()),        # null, or why it failed
+    ("num_images", pa.int64()),
+    ("num_rejected", pa.int64()),
+    ("rejected", REJECTED),          # by reason code
+    ("image_bytes", pa.int64()),     # encoded
+    ("decode_s", pa.float64()),      # seconds of decode threads
+    ("label_s", pa.float64()),       # seconds of labellers
+    ("file", pa.string()),           # relative to labels/model=<model_id>/
+    ("file_size", pa.int64()),       # bytes
+    ("file_etag", pa.string()),
+    ("labelled_at", pa.timestamp("us", "UTC")),
+])
+
+RUNS = pa.schema([  # one row a run
+    ("run_id", pa.string()),
+    ("status", pa.string()),         # done, failed
+    ("started_at", pa.timestamp("us", "UTC")),
+    ("seconds", pa.float64()),
+    ("input", pa.string()),
+    ("model_id", pa.string()),
+    ("device", pa.string()),
+    ("precision", pa.string()),
+    ("hardware", pa.string()),
+    ("versions", pa.string()),       # JSON
+    ("config", pa.string()),         # JSON
+    ("num_skipped", pa.int64()),     # shards that were done before
+    ("num_committed", pa.int64()),
+    ("num_failed", pa.int64()),
+    ("num_images", pa.int64()),
+    ("num_rejected", pa.int64()),
+    ("rejected", REJECTED),
+    ("images_per_s", pa.float64()),
+])
+
+_PLAN_COLUMNS = ["model_id", "status", "source_size", "source_etag", "file", "file_size", "file_etag"]
+
+
+def write(output: str, table: str, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Put rows of `SHARDS` or `RUNS` as `<output>/<table>/<name>.parquet`."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+    storage.put_whole(storage.join(output, table, name + ".parquet"), buffer.getvalue())
+
+
+def read_finished(output: str, model_id: str) -> list[Finished]:
+    """What the ledger remembers of finished files of a model; files may be gone or replaced since."""
+    folder = storage.join(output, "shards")
+    found: list[Finished] = []
+    for file in _list(folder):
+        if not file.path.endswith(".parquet"):
+            continue
+        table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(folder, file.path))), columns=_PLAN_COLUMNS)
+        for row in table.to_pylist():
+            if row["model_id"] == model_id and row["status"] == "committed":
+                found.append(Finished(File(row["file"], row["file_size"], row["file_etag"]), row["source_size"],
+                                      row["source_etag"]))
+    return found
+
+
+def list_labels(output: str, model_id: str) -> list[File]:
+    """The finished files of a model, `path` relative to `labels/model=<model_id>/`."""
+    return [file for file in _list(storage.join(output, "labels", f"model={model_id}"))
+            if file.path.endswith(".parquet") and not file.path.rsplit("/", 1)[-1].startswith(".")]
+
+
+def read_footers(output: str, model_id: str, files: Iterable[File]) -> list[Finished]:
+    """What the files say of themselves; a file without our footer says nothing, and its shard is labelled again."""
+    folder = storage.join(output, "labels", f"model={model_id}")
+
+    def read(file: File) -> Finished | None:
+        try:
+            with storage.open_read(storage.join(folder, file.path)) as (opened, version):
+                footer = pq.read_metadata(opened).metadata or {}
+            return Finished(File(file.path, version.size, version.etag), int(footer[b"source_size"]),
+                            footer[b"source_etag"].decode())
+        except (KeyError, ValueError, pa.ArrowInvalid, FileNotFoundError):
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        return [entry for entry in pool.map(read, files) if entry is not None]
+
+
+def _list(uri: str) -> list[File]:
+    try:
+        return list(storage.list_files(uri))
+    except FileNotFoundError:
+        return []

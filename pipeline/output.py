@@ -1,0 +1,71 @@
+"""Who owns an output: one input root, and one list of class names for each model.
+
+In: the config, the output as it stands. Out: a `UserError` in a sentence, or the marks `input.json` and
+`classes/<model_id>.parquet`, written once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.config import Config, UserError, canonical_uri
+
+
+def check_root(config: Config) -> None:
+    """Raise UserError if the output holds the labels of another input root, which this run's would replace."""
+    owner = _owner(config.output)
+    mine = canonical_uri(config.input)
+    if owner is not None and owner != mine:
+        raise UserError(f"--output {config.output} holds the labels of --input {owner}, and an output belongs to one "
+                        f"input: give {config.input} an --output of its own.")
+
+
+def claim(config: Config, model_id: str, classes: pa.Table) -> None:
+    """Mark the output as this input's, and store the model's class names.
+
+    Raises:
+        UserError: the model's labels in this output have other class names, or the output cannot be written.
+    """
+    uri = storage.join(config.output, "classes", f"{model_id}.parquet")
+    stored = _read(uri)
+    if stored is not None and not pq.read_table(io.BytesIO(stored)).equals(classes):
+        raise UserError(f"--classes: {config.output} was labelled by {model_id} with other class names; "
+                        "use the same file or another --output.")
+    try:
+        if stored is None:
+            buffer = io.BytesIO()
+            pq.write_table(classes, buffer)
+            storage.put_whole(uri, buffer.getvalue())
+        mark = json.dumps({"input": canonical_uri(config.input)}) + "\n"
+        storage.put_whole(storage.join(config.output, "input.json"), mark.encode())
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("output", config.output, error) from error
+
+
+def _owner(output: str) -> str | None:
+    """The input root of an output: as its mark says, or if that is lost, as the footer of a table does."""
+    mark = _read(storage.join(output, "input.json"))
+    if mark is not None:
+        return str(json.loads(mark)["input"])
+    try:
+        files = storage.list_files(storage.join(output, "labels"))
+        table = next((file for file in files if file.path.endswith(".tar.parquet")), None)
+    except FileNotFoundError:
+        return None
+    if table is None:
+        return None
+    footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", table.path)))).metadata
+    shard = table.path.split("/", 1)[1].removesuffix(".parquet")  # behind model=<model_id>/
+    return str(footer[b"source_uri"].decode().removesuffix("/" + shard)) if footer else None
+
+
+def _read(uri: str) -> bytes | None:
+    try:
+        return storage.read_bytes(uri)
+    except FileNotFoundError:
+        return None

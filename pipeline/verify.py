@@ -1,0 +1,127 @@
+"""Proof that every sample of the input has exactly one row.
+
+In: the input's shards and the labels tables. Out: a `Proof`: counts, a digest, and a list of what is wrong.
+Both sides are read whole: the shards for their keys and the digests of their images, the tables for their rows. Needs
+neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import catalog, ledger, storage
+from pipeline.config import UserError, canonical_uri
+from pipeline.shards import ShardUnreadable, read_samples
+from pipeline.storage import File
+
+_COLUMNS = ["shard", "index", "key", "sha256", "error"]
+
+
+@dataclass
+class Proof:
+    """`problems`: a line each. `digest`: SHA-256 over (shard, index, key, sha256, error) of all rows, in order."""
+
+    model_id: str
+    num_shards: int = 0
+    num_samples: int = 0
+    num_rows: int = 0
+    num_missing: int = 0
+    num_double: int = 0
+    num_foreign: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    digest: str = ""
+
+
+def verify(input_uri: str, output_uri: str, model_id: str | None, max_image_bytes: int) -> Proof:
+    """Compare each shard with its table.
+
+    Raises:
+        UserError: a side cannot be listed, or the output has several models and none is named.
+    """
+    input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
+    proof = Proof(model_id or _only_model(output_uri))
+    try:
+        shards = catalog.shards(storage.list_files(input_uri))
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("input", input_uri, error) from error
+    tables = {file.path: file for file in ledger.list_labels(output_uri, proof.model_id)}
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(4) as pool:
+        results = pool.map(lambda shard: _compare(input_uri, output_uri, proof.model_id, shard, tables,
+                                                  max_image_bytes), shards)
+        for part in results:
+            for name in ("num_samples", "num_rows", "num_missing", "num_double", "num_foreign"):
+                setattr(proof, name, getattr(proof, name) + getattr(part, name))
+            proof.rejected += part.rejected
+            proof.problems += part.problems
+            digest.update(part.digest.encode())
+    proof.num_shards = len(shards)
+    for path in sorted(tables.keys() - {shard.path + ".parquet" for shard in shards}):
+        proof.num_foreign += 1
+        proof.problems.append(f"foreign: {path} is of no shard of the input")
+    proof.digest = digest.hexdigest()
+    return proof
+
+
+def _compare(input_uri: str, output_uri: str, model_id: str, shard: File, tables: dict[str, File],
+             max_bytes: int) -> Proof:
+    part = Proof(model_id)
+    try:
+        with storage.open_read(storage.child(input_uri, shard.path)) as (file, _):
+            samples = {sample.index: (sample.key, hashlib.sha256(sample.encoded).hexdigest() if not sample.error else
+                                      None) for sample in read_samples(file, max_bytes)}
+    except (ShardUnreadable, OSError) as error:
+        part.problems.append(f"unreadable: {shard.path}: {error}")
+        return part
+    part.num_samples = len(samples)
+    if shard.path + ".parquet" not in tables:
+        part.num_missing = len(samples)
+        part.problems.append(f"missing: {shard.path} has no table ({len(samples)} samples)")
+        return part
+    uri = storage.join(output_uri, "labels", f"model={model_id}", shard.path + ".parquet")
+    try:
+        rows = pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=_COLUMNS).to_pylist()
+    except (pa.ArrowInvalid, KeyError) as error:
+        part.num_missing = len(samples)
+        part.problems.append(f"unreadable: {shard.path}.parquet: {error}")
+        return part
+    part.num_rows = len(rows)
+    seen: Counter[int] = Counter()
+    for row in rows:
+        index = row["index"]
+        seen[index] += 1
+        if row["shard"] != shard.path or samples.get(index) != (row["key"], row["sha256"]):
+            part.num_foreign += 1
+            part.problems.append(f"foreign: {shard.path}: row {index} {row['key']!r} is not that sample")
+        elif seen[index] > 1:
+            part.num_double += 1
+            part.problems.append(f"double: {shard.path}: sample {index} {row['key']!r}")
+        if row["error"]:
+            part.rejected[row["error"]] += 1
+    for index in sorted(samples.keys() - seen.keys()):
+        part.num_missing += 1
+        part.problems.append(f"missing: {shard.path}: sample {index} {samples[index][0]!r}")
+    ordered = sorted(tuple(str(row[name]) if name != "index" else f"{row[name]:012}" for name in _COLUMNS)
+                     for row in rows)
+    part.digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
+    return part
+
+
+def _only_model(output_uri: str) -> str:
+    try:
+        files = storage.list_files(storage.join(output_uri, "labels"))
+        models = sorted({file.path.split("/")[0].removeprefix("model=") for file in files if "/" in file.path})
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("output", output_uri, error) from error
+    if len(models) != 1:
+        raise UserError(f"--output {output_uri} has labels of {len(models)} models"
+                        f"{': name one with --model, of ' + ', '.join(models) if models else ''}.")
+    return models[0]
