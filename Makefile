@@ -1,14 +1,16 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: setup test lint
+.PHONY: setup demo test lint
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+demo: setup
+	$(PY) jobs/demo.py $(if $(WEIGHTS),--weights $(WEIGHTS))
 test: setup
 	$(PY) -m pytest -m 'not gpu'
 lint: setup
 	$(PY) -m ruff check .
-	$(PY) -m mypy pipeline
+	$(PY) -m mypy pipeline jobs

@@ -120,10 +120,10 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: list[F
 
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
                  ignore_reinit_error=True)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         state = loading.result()
     from pipeline import graph
     from pipeline.labeller import check_classes, resolve_precision
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its start and end; `Progress` tells ours
     check_classes(state, classes)
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     if config.device == "cuda" and not num_gpus:

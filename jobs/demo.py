@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""The job on the photographs that scikit-image and scikit-learn ship: pack, label, and ask the tables with DuckDB.
+
+Uses the pretrained weights where they can be reached; where not, says so and takes seed:0, whose labels mean nothing.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import duckdb
+
+from pipeline import weights
+from pipeline.config import UserError
+
+JOBS = Path(__file__).parent
+FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
+# Photographs; the rest of the folders are drawings and test patterns.
+PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png",
+               "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png",
+               "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg", "china.jpg", "flower.jpg")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("demo"), help="default: %(default)s")
+    parser.add_argument("--weights", help="as jobs/label.py takes them (default: pretrained, or else seed:0)")
+    options = parser.parse_args()
+    photographs, shards, tables = (options.folder / name for name in ("photographs", "shards", "tables"))
+    if not shards.exists():
+        photographs.mkdir(parents=True, exist_ok=True)
+        for package, folder in FOLDERS.items():
+            for path in (Path(str(files(package))) / folder).iterdir():
+                if path.name in PHOTOGRAPHS:
+                    shutil.copy(path, photographs)
+        subprocess.run([sys.executable, JOBS / "pack.py", "--input", photographs, "--output", shards], check=True)
+    chosen = options.weights or reachable()
+    status = subprocess.run([sys.executable, JOBS / "label.py", "--input", shards, "--output", tables, "--weights",
+                             chosen], check=False).returncode
+    if status:
+        return status
+    model_id = weights.identify(chosen).model_id
+    print(duckdb.sql(f"SELECT key, width, height, label, round(prob, 3) AS prob, error "
+                     f"FROM '{tables}/labels/model={model_id}/**/*.parquet' ORDER BY key"))
+    return 0
+
+
+def reachable() -> str:
+    """`pretrained`, or with a loud word seed:0."""
+    try:
+        weights.load(weights.identify("pretrained"))
+    except UserError as error:
+        print(f"{'!' * 100}\n{error}\nFALLING BACK to untrained weights (seed:0): THE LABELS BELOW MEAN NOTHING.\n"
+              f"Set WEIGHTS=path/to/model.safetensors for real ones.\n{'!' * 100}", file=sys.stderr)
+        return "seed:0"
+    return "pretrained"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

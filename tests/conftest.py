@@ -1,0 +1,107 @@
+"""Shared by the wider tests: shards of packaged photographs, the job as a process, a real S3 server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from tests.test_shards import make_tar
+
+ROOT = Path(__file__).parents[1]
+KEY, SECRET = "testkey", "testsecret"
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[tuple[str, bytes]]:
+    """Real photographs as members of a tar: name and bytes."""
+    found = [Path(str(files("skimage"))) / "data" / name for name in
+             ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "coins.png", "moon.png")]
+    found += [Path(str(files("sklearn"))) / "datasets/images" / name for name in ("china.jpg", "flower.jpg")]
+    return [(path.name, path.read_bytes()) for path in found]
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory, photographs) -> Path:
+    """Five shards of nine photographs, one in a folder, one packed."""
+    import gzip
+    folder = tmp_path_factory.mktemp("shards")
+    (folder / "dt=2026-11-23").mkdir()
+    for number, name in enumerate(("a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar")):
+        data = make_tar(*((f"{number}/{member}", content) for member, content in photographs))
+        (folder / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    return folder
+
+
+def job(name: str, *options: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run `jobs/<name>.py` as a user would."""
+    return subprocess.run([sys.executable, ROOT / "jobs" / f"{name}.py", *map(str, options)], env=os.environ | environ,
+                          cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that were free a moment ago, below 55535, since SeaweedFS also takes port + 10000."""
+    sockets: list[socket.socket] = []
+    while len(sockets) < number:
+        candidate = socket.socket()
+        candidate.bind(("127.0.0.1", 0))
+        port = candidate.getsockname()[1]
+        candidate.close()
+        probe = socket.socket()
+        probe.bind(("127.0.0.1", port % 20000 + 20000))
+        sockets.append(probe)
+    ports = [probe.getsockname()[1] for probe in sockets]
+    for probe in sockets:
+        probe.close()
+    return ports
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """Environment of a SeaweedFS server on 127.0.0.1 with the bucket `photos`."""
+    import s3fs
+    folder = tmp_path_factory.mktemp("seaweed")
+    config = folder / "s3.json"
+    config.write_text(json.dumps({"identities": [{
+        "name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}))
+    master, volume, filer, port = free_ports(4)
+    (folder / "data").mkdir()
+    weed = Path(sys.executable).parent / "weed"
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+             "-master.telemetry=false", "-filer", "-s3", f"-s3.config={config}", "-s3.autoCreateBucket=false",
+             "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=20",
+             "-volume.preStopSeconds=0", "-master.electionTimeout=1s", "-master.resumeState=false",
+             f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={port}"],
+            stdout=log, stderr=log, cwd=folder)
+    environ = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1",
+               "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "NO_PROXY": "127.0.0.1"}
+    fs = s3fs.S3FileSystem(key=KEY, secret=SECRET, endpoint_url=environ["AWS_ENDPOINT_URL"],
+                           client_kwargs={"region_name": "us-east-1"}, skip_instance_cache=True)
+    deadline = time.monotonic() + 60
+    while not _answers(fs):
+        assert time.monotonic() < deadline and server.poll() is None, (folder / "log").read_text()[-2000:]
+        time.sleep(0.5)
+    yield environ, fs
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+
+
+def _answers(fs) -> bool:
+    """Whether the server takes a signed put and gives it back; an open port says little."""
+    try:
+        fs.mkdir("photos")
+        fs.pipe_file("photos/probe", b"1")
+        found = fs.cat_file("photos/probe") == b"1"
+        fs.rm("photos/probe")
+    except Exception:  # noqa: BLE001  # it is still starting
+        return False
+    return found

@@ -1,0 +1,192 @@
+"""The whole job on real photographs, as a process: tables, resume, refusals, kills, S3, and `ray job submit`."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.table import ROWS
+from tests.conftest import ROOT, free_ports, job
+from tests.test_shards import make_tar
+
+SEED = ("--weights", "seed:0", "--precision", "fp32")
+
+
+def digest(shards: object, output: object, **environ: str) -> str:
+    proof = job("verify", "--input", shards, "--output", output, **environ)
+    assert proof.returncode == 0, proof.stdout + proof.stderr
+    return proof.stdout.splitlines()[-1]
+
+
+def labels(output: object) -> dict[tuple[str, int], int]:
+    rows = duckdb.sql(f"SELECT shard, index, label_id FROM '{output}/labels/**/*.parquet'").fetchall()
+    return {(shard, index): label_id for shard, index, label_id in rows}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 labelled, 0 skipped (done before), 0 failed" in done.stdout and "mean nothing" in done.stdout
+    return output
+
+
+def test_tables_as_promised(shards, undisturbed):
+    files = sorted(str(path.relative_to(undisturbed)) for path in undisturbed.rglob("*.parquet"))
+    folder = "labels/model=inception_v4-61350f2a/"
+    assert [file for file in files if file.startswith("labels/")] == [
+        folder + name + ".parquet" for name in ("a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar")]
+    assert not (undisturbed / "_staging").exists()
+    table = pq.read_table(undisturbed / folder / "a.tar.parquet", partitioning=None)
+    assert table.schema.remove_metadata().equals(ROWS)
+    assert table["index"].to_pylist() == list(range(9)) and table["error"].null_count == 9
+    assert all(row["top5"][0]["label_id"] == row["label_id"] and len(row["embedding"]) == 1536
+               for row in table.to_pylist())
+    assert len(set(labels(undisturbed).values())) >= 5  # untrained weights tell photographs apart
+    run, = pq.read_table(undisturbed / "runs", partitioning=None).to_pylist()
+    assert (run["status"], run["num_committed"], run["num_images"], run["num_rejected"]) == ("done", 5, 45, 0)
+    assert pq.read_table(undisturbed / "shards", partitioning=None)["num_images"].to_pylist() == [9] * 5
+    digest(shards, undisturbed)
+
+
+def test_nothing_to_do_without_ledger_or_with(shards, undisturbed, tmp_path):
+    copy = shutil.copytree(undisturbed, tmp_path / "copy")
+    for folder in (undisturbed, copy):
+        done = job("label", "--input", shards, "--output", folder, *SEED)
+        assert done.returncode == 0 and "nothing to do: all 5 shards" in done.stdout
+        if folder == copy:
+            break
+        shutil.rmtree(copy / "shards")
+
+
+def test_another_input_root_is_refused(undisturbed, shards, tmp_path):
+    other = shutil.copytree(shards, tmp_path / "other")
+    done = job("label", "--input", other, "--output", undisturbed, *SEED)
+    assert done.returncode == 2 and f"holds the labels of --input {shards}" in done.stderr
+    lost = shutil.copytree(undisturbed, tmp_path / "lost")
+    (lost / "input.json").unlink()
+    done = job("label", "--input", other, "--output", lost, *SEED)
+    assert done.returncode == 2 and "an output belongs to one input" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_rejected_failed_changed_and_new(shards, photographs, tmp_path):
+    mine, output = shutil.copytree(shards, tmp_path / "in"), tmp_path / "out"
+    for name in ("b.tar", "c.tar.gz", "dt=2026-11-23/d.tar"):
+        (mine / name).unlink()
+    (mine / "bad.tar").write_bytes(make_tar(*photographs, ("cut.jpg", dict(photographs)["china.jpg"][:5000]),
+                                            ("no.png", b"hello")))
+    (mine / "cut.tar").write_bytes((mine / "e.tar").read_bytes()[:200_000])
+    options = ("--input", mine, "--output", output, *SEED, "--batch-size", 4)
+    assert "would label 4 shards" in job("label", *options, "--dry-run").stdout and not output.exists()
+    done = job("label", *options)
+    assert done.returncode == 1 and "3 labelled, 0 skipped (done before), 1 failed" in done.stdout
+    assert "failed    cut.tar: ShardUnreadable" in done.stdout
+    assert "2 rejected (" in done.stdout and "truncated 1" in done.stdout and "not_an_image 1" in done.stdout
+    assert not list(output.rglob("*cut*")) and not list(output.glob("_staging/**/*.parquet"))
+    (mine / "cut.tar").unlink()
+    (mine / "a.tar").write_bytes(make_tar(("new", b""), *photographs[:2], ("x.gif", b"GIF89a")))
+    done = job("label", *options)
+    assert done.returncode == 3 and "1 labelled, 2 skipped (done before), 0 failed" in done.stdout
+    digest(mine, output)
+
+
+def test_killed_at_any_moment_the_next_run_completes(shards, undisturbed, tmp_path):
+    output, kills = tmp_path / "out", 0
+    command = [sys.executable, ROOT / "jobs/label.py", "--input", shards, "--output", output, *SEED,
+               "--batch-size", "4"]
+    run = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None:
+        if list(output.glob("_staging/**/*.parquet")) and len(list(output.glob("labels/**/*.parquet"))) >= 1:
+            family = [run, *psutil.Process(run.pid).children(recursive=True)]
+            for process in family:
+                process.send_signal(signal.SIGKILL)
+            run.wait()
+            kills += 1
+        time.sleep(0.01)
+    assert kills == 1, "the run ended before it could be killed"
+    assert len(list(output.glob("labels/**/*.parquet"))) < 5
+    done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (output / "_staging").exists()
+    assert digest(shards, output) == digest(shards, undisturbed) and labels(output) == labels(undisturbed)
+
+
+@pytest.mark.s3
+def test_the_same_over_s3(shards, undisturbed, s3):
+    environ, fs = s3
+    fs.put(str(shards) + "/", "photos/in/", recursive=True)
+    options = ("--input", "s3://photos/in", "--output", "s3://photos/out", *SEED, "--batch-size", 4)
+    done = job("label", *options, **environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert digest("s3://photos/in", "s3://photos/out", **environ) == digest(shards, undisturbed)
+    assert "nothing to do" in job("label", *options, **environ).stdout
+    assert not [path for path in fs.find("photos/out") if "_staging" in path]
+    refused = job("label", *options, **environ | {"AWS_SECRET_ACCESS_KEY": "wrong"})
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--input s3://photos/in" in refused.stderr
+
+
+@pytest.mark.cluster
+def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
+    port, dashboard = free_ports(2)
+    environ = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "NO_PROXY": "127.0.0.1",
+                            "RAY_TMPDIR": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    output = tmp_path / "out"
+
+    def ray(*options: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["ray", *options], env=environ | more, cwd=ROOT, capture_output=True, text=True,
+                              timeout=280, check=False)
+
+    head = subprocess.Popen(["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
+                             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2",
+                             f"--temp-dir=/tmp/rayjob{os.getpid()}"], env=environ, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        deadline = time.monotonic() + 60
+        while ray("job", "list", "--address", address).returncode and time.monotonic() < deadline:
+            time.sleep(1)
+        submit = ("job", "submit", "--address", address, "--working-dir", ".", "--", "jobs/label.py", "--input",
+                  str(shards), "--output", str(output), *SEED, "--batch-size", "4")
+        stranger = ray(*submit, RAY_AUTH_TOKEN="f" * 64)
+        assert stranger.returncode and not output.exists()
+        done = ray(*submit)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        assert "5 labelled" in done.stdout
+    finally:
+        for process in psutil.Process(head.pid).children(recursive=True):
+            process.kill()
+        head.kill()
+        head.wait()
+        shutil.rmtree(f"/tmp/rayjob{os.getpid()}", ignore_errors=True)
+    assert digest(shards, output) == digest(shards, undisturbed)
+
+
+def test_mistakes_are_one_sentence(tmp_path, shards):
+    (tmp_path / "empty").mkdir()
+    for options, says in (
+            (("--input", tmp_path / "absent", "--output", tmp_path / "o"), "absent does not exist."),
+            (("--input", tmp_path / "empty", "--output", tmp_path / "o"), "holds no tar shards"),
+            (("--input", shards, "--output", "sftp://host/x"), "--output sftp://host/x"),
+            (("--input", shards, "--output", tmp_path / "o", "--weights", "w.bin"), "--weights w.bin"),
+            (("--input", shards, "--output", tmp_path / "o", "--classes", "absent.csv"), "--classes"),
+            (("--input", shards), "--output is missing")):
+        done = job("label", *options)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and not (tmp_path / "o").exists()
+    assert job("label", "--nonsense").returncode == 2
+    assert "LABEL_MAX_REJECTED" in job("label", "--help").stdout
+
+
+def test_settings_are_kept_with_the_run(undisturbed):
+    run, = pq.read_table(undisturbed / "runs", partitioning=None, filters=[("num_committed", ">", 0)]).to_pylist()
+    assert json.loads(run["config"])["batch_size"] == 4 and json.loads(run["versions"])["ray"]
