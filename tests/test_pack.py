@@ -1,0 +1,32 @@
+"""A folder of images -> shards: every image with a key of its own, the same bytes each time."""
+
+import pytest
+
+from pipeline.config import UserError
+from pipeline.pack import pack
+from pipeline.shards import read_samples
+
+
+def test_every_image_has_a_key_of_its_own(tmp_path):
+    images = tmp_path / "in"
+    for name in ("b/x.jpg", "b/x.PNG", "a.1.jpg", "a.2.jpg", "a_1.gif", ".hidden.jpg", "notes.txt", "x.y/z.webp"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(name.encode())
+    packed = pack(str(images), str(tmp_path / "out"), 3, "p")
+    assert (packed.num_shards, packed.num_images, packed.num_ignored) == (3, 7, 1)
+    found = {}
+    for shard in sorted((tmp_path / "out").iterdir()):
+        with shard.open("rb") as file:
+            found |= {(shard.name, sample.key): sample.encoded.decode() for sample in read_samples(file, 100)}
+    assert len(found) == 7 and len({key for _, key in found}) == 7
+    assert sorted(found.values()) == sorted(
+        name for name in ("b/x.jpg", "b/x.PNG", "a.1.jpg", "a.2.jpg", "a_1.gif", ".hidden.jpg", "x.y/z.webp"))
+    assert found["p-00001.tar", "b/x_2"] == "b/x.jpg"
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    pack(str(images), str(tmp_path / "out"), 3, "p")
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no image"):
+        pack(str(tmp_path), str(tmp_path / "out"), 3, "p")
