@@ -1,0 +1,62 @@
+"""How the benchmark measures: rivals in turn, A B C A B C, so that a machine that slows down slows all of them.
+
+In: functions that do work and return how many units they did. Out: rates, ratios round by round, tables.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all parts share. `photos`: encoded photographs of ImageNet's sizes, at least 90."""
+
+    photos: list[bytes]
+    folder: str  # scratch space, on local disk
+    repeats: int
+    source: str  # where the photographs come from, in words
+
+
+@dataclass
+class Part:
+    """What a part found: `ratios` by the names that the JSON line carries, `figures` for the record."""
+
+    ratios: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, object] = field(default_factory=dict)
+
+
+def race(rivals: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
+    """Units a second of each rival, one figure a round; a first round is not counted."""
+    rates: dict[str, list[float]] = {name: [] for name in rivals}
+    for round_ in range(repeats + 1):
+        for name, work in rivals.items():
+            begun = time.perf_counter()
+            num = work()
+            if round_:
+                rates[name].append(num / (time.perf_counter() - begun))
+    return rates
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """The median of the ratios round by round."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def show(title: str, rates: Mapping[str, list[float]], against: str, unit: str = "images/s") -> None:
+    """Print a table: median, spread, and the ratio to the rival `against`."""
+    print(f"\n{title} ({len(rates[against])} rounds)")
+    print(f"  {'':44} {unit:>12}  {'min':>9} {'max':>9}  ratio")
+    for name, values in rates.items():
+        print(f"  {name:44} {median(values):12,.1f}  {min(values):9,.1f} {max(values):9,.1f}  "
+              f"{ratio(values, rates[against]):5.2f}")
+
+
+def slope(seconds: Mapping[int, list[float]]) -> tuple[float, float]:
+    """Steady state and start-up from whole runs of two sizes: units a second between them, seconds at size 0."""
+    small, large = sorted(seconds)
+    rate = (large - small) / (median(seconds[large]) - median(seconds[small]))
+    return rate, median(seconds[small]) - small / rate

@@ -1,0 +1,96 @@
+"""Benchmark part `model`: decoded images -> answers, on this machine's processor.
+
+Ours is the whole labeller: uint8 pixels in, top-5 and embeddings out. The rivals get normalised float tensors and give
+logits. All with the same weights and threads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from pipeline import weights
+from pipeline.bench.measure import Part, Setting, race, ratio, show
+from pipeline.decode import decode
+from pipeline.inception_v4 import INPUT_SIZE, MEAN, STD
+from pipeline.labeller import Labeller, resolve_precision
+
+BATCH = 32
+OURS, EAGER, OPENVINO = "ours", "timm eager fp32", "OpenVINO bf16"
+
+
+def measure(setting: Setting) -> Part:
+    """Ratios `model_vs_timm_eager`, `model_vs_openvino_bf16`."""
+    image_NHWC = pixels(setting.photos, BATCH)
+    state = weights.load(weights.identify("seed:0"))
+    rivals = _rivals(state, image_NHWC)
+    rates = race(rivals, setting.repeats)
+    show(f"model, {os.cpu_count()} CPUs, batch {BATCH}", rates, OURS)
+    part = Part({"model_vs_timm_eager": ratio(rates[OURS], rates[EAGER])}, {"model": rates})
+    part.ratios["model_vs_openvino_bf16"] = ratio(rates[OURS], rates[OPENVINO])
+    return part
+
+
+def pixels(photos: list[bytes], number: int) -> np.ndarray:
+    """The first `number` photographs as uint8 [number, 299, 299, 3], again from the start if there are fewer."""
+    image_NHWC = np.empty((number, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    for index, slot_HWC in enumerate(image_NHWC):
+        decode(photos[index % len(photos)], slot_HWC, max_pixels=10**9, max_bytes=10**9)
+    return image_NHWC
+
+
+def labeller(state: dict[str, torch.Tensor], precision: str = "auto") -> Labeller:
+    """The labeller as the job makes it on this machine, with all cores."""
+    return Labeller(state, "cpu", resolve_precision(precision, "cpu"), os.cpu_count())
+
+
+def _rivals(state: dict[str, torch.Tensor], image_NHWC: np.ndarray) -> dict[str, Callable[[], int]]:
+    import openvino
+    import timm
+    image_NCHW = (torch.from_numpy(image_NHWC).permute(0, 3, 1, 2).contiguous().float() / 255 - MEAN) / STD
+    last_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
+    eager, last = (timm.create_model("inception_v4") for _ in range(2))
+    for model in (eager, last):
+        model.load_state_dict(state, strict=False)
+        model.eval().requires_grad_(False)
+    last.to(memory_format=torch.channels_last)
+    ours = labeller(state)
+
+    core = openvino.Core()
+    core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "THROUGHPUT",
+                              "INFERENCE_NUM_THREADS": os.cpu_count(), "NUM_STREAMS": 1})
+    converted = openvino.convert_model(eager, example_input=image_NCHW[:1], input=[(BATCH, 3, INPUT_SIZE, INPUT_SIZE)])
+    compiled = core.compile_model(converted, "CPU")
+    request = compiled.create_infer_request()
+    image = image_NCHW.numpy()
+
+    @torch.inference_mode()
+    def run_eager() -> int:
+        return len(eager(image_NCHW))
+
+    @torch.inference_mode()
+    def run_autocast() -> int:
+        with torch.autocast("cpu", torch.bfloat16):
+            return len(last(last_NCHW))
+
+    rivals: dict[str, Callable[[], int]] = {
+        OURS: lambda: len(ours(image_NHWC).prob),
+        EAGER: run_eager,
+        "timm channels_last, autocast bf16": run_autocast,
+        OPENVINO: lambda: len(request.infer({0: image})[0]),
+    }
+    if shutil.which("c++") or shutil.which("g++"):
+        compiled_timm = torch.compile(last)
+
+        @torch.inference_mode()
+        def run_compiled() -> int:
+            with torch.autocast("cpu", torch.bfloat16):
+                return len(compiled_timm(last_NCHW))
+        rivals["timm, torch.compile, autocast bf16"] = run_compiled
+    else:
+        print("timm, torch.compile: left out, there is no C++ compiler here")
+    return rivals

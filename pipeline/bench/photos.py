@@ -1,0 +1,78 @@
+"""The photographs of the benchmark, and shards of them.
+
+In: a folder of tar shards, or nothing: then the photographs that scikit-image and scikit-learn ship, cut to ImageNet's
+most frequent size. Out: encoded images, and as many shards of 90 as a part asks for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline import storage
+from pipeline.catalog import shards
+from pipeline.config import UserError
+from pipeline.shards import read_samples
+
+PER_SHARD = 90
+TYPICAL = (500, 375)  # of ImageNet, width and height; at quality 92 it comes to ImageNet's 110 KB
+PACKAGED = {"skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg",
+                        "data/motorcycle_left.png"),
+            "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg")}
+
+
+def photographs(folder: str | None) -> list[bytes]:
+    """Encoded photographs: the JPEGs in the shards under `folder`, or 180 crops of the packaged ones.
+
+    Raises:
+        UserError: fewer than 90 JPEGs there.
+    """
+    if folder is None:
+        return _crops(2 * PER_SHARD)
+    found = []
+    for shard in shards(storage.list_files(folder)):
+        with storage.open_read(storage.child(folder, shard.path)) as (file, _):
+            found += [sample.encoded for sample in read_samples(file, 2**26) if sample.encoded[:3] == b"\xff\xd8\xff"]
+    if len(found) < PER_SHARD:
+        raise UserError(f"--photos {folder} holds {len(found)} JPEGs in tar shards; the benchmark needs {PER_SHARD}.")
+    return found
+
+
+def _crops(number: int) -> list[bytes]:
+    random = np.random.default_rng(0)
+    paths = [Path(str(files(package))) / name for package, names in PACKAGED.items() for name in names]
+    whole = [Image.open(path).convert("RGB") for path in paths]
+    made = []
+    for index in range(number):
+        image = whole[index % len(whole)]
+        width = random.uniform(0.6, 1) * min(image.width, image.height * TYPICAL[0] / TYPICAL[1])
+        height = width * TYPICAL[1] / TYPICAL[0]
+        left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
+        crop = image.resize(TYPICAL, Image.Resampling.LANCZOS, (left, top, left + width, top + height))
+        buffer = io.BytesIO()
+        crop.save(buffer, "JPEG", quality=92)
+        made.append(buffer.getvalue())
+    return made
+
+
+def write_shards(photos: list[bytes], folder: str, number: int) -> str:
+    """`number` shards of 90 photographs in a new folder, each a file of its own name; equal ones share their blocks."""
+    os.makedirs(folder)
+    different = max(1, len(photos) // PER_SHARD)
+    for shard in range(number):
+        path = os.path.join(folder, f"photos-{shard:05}.tar")
+        if shard >= different:
+            os.link(os.path.join(folder, f"photos-{shard % different:05}.tar"), path)
+            continue
+        with tarfile.open(path, "w") as tar:
+            for index, photo in enumerate(photos[shard * PER_SHARD:(shard + 1) * PER_SHARD]):
+                member = tarfile.TarInfo(f"{index:06}.jpg")
+                member.size = len(photo)
+                tar.addfile(member, io.BytesIO(photo))
+    return folder
