@@ -87,12 +87,14 @@ class LabelStage:
         labels: the label of each label_id.
     """
 
-    def __init__(self, state: Any, labels: list[str], device: str, precision: str, num_threads: int) -> None:
+    def __init__(self, state: Any, labels: list[str], device: str, precision: str, num_threads: int,
+                 batch_size: int) -> None:
         import torch
 
         from pipeline.labeller import Labeller, resolve_precision
         state_of = {name: torch.tensor(values) for name, values in ray.get(state[0]).items()}
-        self.labeller = Labeller(state_of, device, resolve_precision(precision, device), num_threads)
+        self.labeller = Labeller(state_of, device, resolve_precision(precision, device), num_threads,
+                                 batch_size)
         self.labels = pa.array(labels)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -141,7 +143,8 @@ def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: 
             compute=ActorPoolStrategy(size=min(pools.num_decoders, len(items))))
         .map_batches(
             LabelStage, batch_size=1, batch_format="pyarrow", num_cpus=pools.label_cpus, num_gpus=pools.label_gpus,
-            fn_constructor_args=([state], labels, device, config.precision, pools.label_threads),
-            compute=ActorPoolStrategy(size=pools.num_labellers))
+            fn_constructor_args=([state], labels, device, config.precision, pools.label_threads, pools.batch_size),
+            compute=ActorPoolStrategy(size=pools.num_labellers, max_tasks_in_flight_per_actor=4,
+                                      max_concurrent_calls_per_actor=2, enable_true_multi_threading=True))
         .map_batches(lambda batch: commit(batch, sink), batch_size=1, batch_format="pyarrow", num_cpus=SINK_CPUS)
     )

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.classes import load_classes
 from pipeline.config import UserError
+from pipeline.folded import FoldedConv, fold_batch_norms
 from pipeline.inception_v4 import InceptionV4
-from pipeline.labeller import FoldedConv, Labeller, check_classes, fold_batch_norms, resolve_device, resolve_precision
+from pipeline.labeller import Labeller, check_classes, resolve_device, resolve_precision
 
 NUM_CLASSES = 20
 
@@ -110,7 +111,7 @@ def test_an_image_does_not_depend_on_its_batch(state: dict[str, Tensor], image_N
 def test_folding_leaves_no_batch_norm_and_the_state_as_it_was(state: dict[str, Tensor]) -> None:
     before = state["features.0.conv.weight"].clone()
     labeller = Labeller(state, "cpu", "bf16")
-    layers = list(labeller.network.modules())
+    layers = list(labeller.run.network.modules())
     assert sum(isinstance(layer, FoldedConv) for layer in layers) == 149
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in layers)
     assert {p.dtype for p in labeller.network.features.parameters()} == {torch.bfloat16}
