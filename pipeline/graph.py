@@ -19,26 +19,12 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
+from pipeline.batches import LABELLED, samples_of
 from pipeline.config import Config, canonical_uri
-from pipeline.reader import BATCH, IMAGE_BYTES, Reader, pixels_of, samples_of
-from pipeline.sink import Sink, Source
+from pipeline.reader import IMAGE_BYTES, Reader, pixels_of
+from pipeline.sink import Committer, Sink
 from pipeline.storage import File, child
 from pipeline.table import ROWS, rows
-
-LABELLED = pa.schema([
-    *(field for field in BATCH if field.name not in ("samples", "pixels")),
-    ("label_s", pa.float64()),
-    ("precision", pa.string()),  # that the network ran in
-    ("rows", pa.list_(pa.struct(list(ROWS)))),
-])
-
-REPORT = pa.schema([
-    *(field for field in LABELLED if field.name != "rows"),
-    ("num_images", pa.int32()),             # of this batch
-    ("errors", pa.list_(pa.string())),      # reason codes of this batch's rejected images
-    ("file_size", pa.int64()),              # of the committed file, if this batch completed its shard; else null
-    ("file_etag", pa.string()),
-])
 
 
 @dataclass(frozen=True)
@@ -56,6 +42,7 @@ class Pools:
 
 
 SINK_CPUS = 0.25
+PUTS_AT_ONCE = 4  # of a sink actor: a put waits for the store, not for a processor
 BATCHES_AHEAD = 6  # decoded batches kept for each labeller: enough to never wait, few enough to keep memory flat
 
 
@@ -110,19 +97,6 @@ class LabelStage:
         return pa.table([values[name] if name in values else batch[name] for name in LABELLED.names], schema=LABELLED)
 
 
-def commit(batch: pa.Table, sink: Sink) -> pa.Table:
-    """Batches of rows in, reports out; the rows go to the sink."""
-    made = pa.Table.from_struct_array(batch["rows"].chunk(0).flatten()).cast(ROWS)
-    row = batch.drop_columns(["rows"]).to_pylist()[0]
-    committed = None
-    if row["failure"] is None:
-        source = Source(row["shard"], row["uri"], row["size"], row["etag"])
-        committed = sink.write(source, made, row["first"], row["end"])
-    row |= {"num_images": made.num_rows, "errors": made["error"].drop_null().to_pylist(),
-            "file_size": committed and committed.size, "file_etag": committed and committed.etag}
-    return pa.Table.from_pylist([row], schema=REPORT)
-
-
 def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: Any, labels: list[str],
           device: str) -> ray.data.Dataset:
     """The chain. Nothing runs until the dataset is iterated."""
@@ -146,5 +120,8 @@ def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: 
             fn_constructor_args=([state], labels, device, config.precision, pools.label_threads, pools.batch_size),
             compute=ActorPoolStrategy(size=pools.num_labellers, max_tasks_in_flight_per_actor=4,
                                       max_concurrent_calls_per_actor=2, enable_true_multi_threading=True))
-        .map_batches(lambda batch: commit(batch, sink), batch_size=1, batch_format="pyarrow", num_cpus=SINK_CPUS)
+        .map_batches(
+            Committer, batch_size=1, batch_format="pyarrow", num_cpus=SINK_CPUS, fn_constructor_args=(sink,),
+            compute=ActorPoolStrategy(size=pools.num_labellers, max_tasks_in_flight_per_actor=2 * PUTS_AT_ONCE,
+                                      max_concurrent_calls_per_actor=PUTS_AT_ONCE, enable_true_multi_threading=True))
     )

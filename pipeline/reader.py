@@ -22,26 +22,12 @@ import pyarrow as pa
 import torch
 
 from pipeline import storage
+from pipeline.batches import BATCH
 from pipeline.decode import Decoded, decode
 from pipeline.inception_v4 import INPUT_SIZE
 from pipeline.shards import Sample, read_samples
-from pipeline.table import SAMPLES
 
 IMAGE_BYTES = INPUT_SIZE * INPUT_SIZE * 3
-
-BATCH = pa.schema([
-    ("shard", pa.string()),
-    ("uri", pa.string()),
-    ("size", pa.int64()),         # of the shard, in bytes, as it was read
-    ("etag", pa.string()),        # the version that was read
-    ("first", pa.int32()),        # index of the first sample
-    ("end", pa.bool_()),          # these samples are the shard's last
-    ("failure", pa.string()),     # null, or why the shard could not be read
-    ("num_bytes", pa.int64()),    # of the encoded images
-    ("decode_s", pa.float64()),   # spent decoding, all threads together
-    ("samples", pa.list_(pa.struct(list(SAMPLES)))),
-    ("pixels", pa.large_binary()),  # uint8 [N, 299, 299, 3], N = number of samples
-])
 
 
 class Reader:
@@ -144,8 +130,3 @@ def pixels_of(batch: pa.Table) -> np.ndarray:
     start, stop = np.frombuffer(offsets, np.int64, 2, pixels.offset * 8)
     flat = np.frombuffer(data, np.uint8, stop - start, start) if stop > start else np.empty(0, np.uint8)
     return flat.reshape(-1, INPUT_SIZE, INPUT_SIZE, 3)
-
-
-def samples_of(batch: pa.Table) -> pa.Table:
-    """The samples of a one-row table of `BATCH`, as a table of `SAMPLES`."""
-    return pa.Table.from_struct_array(batch["samples"].chunk(0).flatten()).cast(SAMPLES)

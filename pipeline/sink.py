@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.batches import REPORT
 from pipeline.table import ROWS
 
 _PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
@@ -71,6 +72,25 @@ class Sink:
         uri = labels_uri(self.output, self.model_id, source.shard)
         storage.put_whole(uri, encode(rows, footer))
         return storage.stat(uri)
+
+
+class Committer:
+    """The stage: a callable, tables of `LABELLED` in, tables of `REPORT` out. An actor, since a process for each task
+    costs seconds of imports, and commits are few."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        made = pa.Table.from_struct_array(batch["rows"].chunk(0).flatten()).cast(ROWS)
+        row = batch.drop_columns(["rows"]).to_pylist()[0]
+        committed = None
+        if row["failure"] is None:
+            source = Source(row["shard"], row["uri"], row["size"], row["etag"])
+            committed = self.sink.write(source, made, row["first"], row["end"])
+        row |= {"num_images": made.num_rows, "errors": made["error"].drop_null().to_pylist(),
+                "file_size": committed and committed.size, "file_etag": committed and committed.etag}
+        return pa.Table.from_pylist([row], schema=REPORT)
 
 
 def labels_uri(output: str, model_id: str, shard: str) -> str:

@@ -114,8 +114,8 @@ def test_folding_leaves_no_batch_norm_and_the_state_as_it_was(state: dict[str, T
     layers = list(labeller.run.network.modules())
     assert sum(isinstance(layer, FoldedConv) for layer in layers) == 149
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in layers)
-    assert {p.dtype for p in labeller.network.features.parameters()} == {torch.bfloat16}
-    assert labeller.network.last_linear.weight.dtype == torch.float32
+    assert {p.dtype for p in labeller.run.network.features.parameters()} == {torch.bfloat16}
+    assert labeller.run.network.last_linear.weight.dtype == torch.float32
     assert torch.equal(state["features.0.conv.weight"], before)
 
 

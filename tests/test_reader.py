@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.reader import BATCH, Reader, pixels_of, samples_of
+from pipeline.batches import BATCH, samples_of
+from pipeline.reader import Reader, pixels_of
 from tests.test_shards import make_tar
 
 

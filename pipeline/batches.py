@@ -1,0 +1,45 @@
+"""What travels between the stages: tables of one row, one batch a row.
+
+The reader gives `BATCH`, the labeller `LABELLED`, the sink `REPORT`. Identity travels with the pixels; pixels cross the
+object store once, as uint8, and rows once.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.table import ROWS, SAMPLES
+
+BATCH = pa.schema([
+    ("shard", pa.string()),
+    ("uri", pa.string()),
+    ("size", pa.int64()),         # of the shard, in bytes, as it was read
+    ("etag", pa.string()),        # the version that was read
+    ("first", pa.int32()),        # index of the first sample
+    ("end", pa.bool_()),          # these samples are the shard's last
+    ("failure", pa.string()),     # null, or why the shard could not be read
+    ("num_bytes", pa.int64()),    # of the encoded images
+    ("decode_s", pa.float64()),   # spent decoding, all threads together
+    ("samples", pa.list_(pa.struct(list(SAMPLES)))),
+    ("pixels", pa.large_binary()),  # uint8 [N, 299, 299, 3], N = number of samples
+])
+
+LABELLED = pa.schema([
+    *(field for field in BATCH if field.name not in ("samples", "pixels")),
+    ("label_s", pa.float64()),
+    ("precision", pa.string()),  # that the network ran in
+    ("rows", pa.list_(pa.struct(list(ROWS)))),
+])
+
+REPORT = pa.schema([
+    *(field for field in LABELLED if field.name != "rows"),
+    ("num_images", pa.int32()),             # of this batch
+    ("errors", pa.list_(pa.string())),      # reason codes of this batch's rejected images
+    ("file_size", pa.int64()),              # of the committed file, if this batch completed its shard; else null
+    ("file_etag", pa.string()),
+])
+
+
+def samples_of(batch: pa.Table) -> pa.Table:
+    """The samples of a one-row table of `BATCH`, as a table of `SAMPLES`."""
+    return pa.Table.from_struct_array(batch["samples"].chunk(0).flatten()).cast(SAMPLES)
