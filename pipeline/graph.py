@@ -42,6 +42,8 @@ class Pools:
 
 
 SINK_CPUS = 0.25
+SHARDS_AT_ONCE = 2  # of a reader: while one shard ends or waits for the store, the other decodes
+BATCHES_AT_ONCE = 2  # of a labeller: the device computes one while the other is brought and taken away
 PUTS_AT_ONCE = 4  # of a sink actor: a put waits for the store, not for a processor
 BATCHES_AHEAD = 6  # decoded batches kept for each labeller: enough to never wait, few enough to keep memory flat
 
@@ -97,9 +99,14 @@ class LabelStage:
         return pa.table([values[name] if name in values else batch[name] for name in LABELLED.names], schema=LABELLED)
 
 
-def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: Any, labels: list[str],
-          device: str) -> ray.data.Dataset:
-    """The chain. Nothing runs until the dataset is iterated."""
+def _actors(size: int, calls_at_once: int) -> ActorPoolStrategy:
+    """A pool of fixed size whose actors always have a call more at hand than they are busy with."""
+    return ActorPoolStrategy(size=size, max_concurrent_calls_per_actor=calls_at_once, enable_true_multi_threading=True,
+                             max_tasks_in_flight_per_actor=2 * calls_at_once)
+
+
+def decoded(config: Config, pools: Pools, pending: list[File]) -> ray.data.Dataset:
+    """The chain up to the pixels: rows of `BATCH`."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -108,20 +115,22 @@ def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: 
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
     root = canonical_uri(config.input)
     items = [{"shard": shard.path, "uri": child(root, shard.path)} for shard in pending]
+    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        Reader, batch_size=1, batch_format="pyarrow", num_cpus=pools.decode_cpus,
+        fn_constructor_args=(pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes),
+        compute=_actors(min(pools.num_decoders, len(items)), SHARDS_AT_ONCE))
+
+
+def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: Any, labels: list[str],
+          device: str) -> ray.data.Dataset:
+    """The whole chain: rows of `REPORT`. Nothing runs until the dataset is iterated."""
     return (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(
-            Reader, batch_size=1, batch_format="pyarrow", num_cpus=pools.decode_cpus,
-            fn_constructor_args=(pools.batch_size, pools.decode_threads, config.max_image_pixels,
-                                 config.max_image_bytes),
-            compute=ActorPoolStrategy(size=min(pools.num_decoders, len(items))))
+        decoded(config, pools, pending)
         .map_batches(
             LabelStage, batch_size=1, batch_format="pyarrow", num_cpus=pools.label_cpus, num_gpus=pools.label_gpus,
             fn_constructor_args=([state], labels, device, config.precision, pools.label_threads, pools.batch_size),
-            compute=ActorPoolStrategy(size=pools.num_labellers, max_tasks_in_flight_per_actor=4,
-                                      max_concurrent_calls_per_actor=2, enable_true_multi_threading=True))
+            compute=_actors(pools.num_labellers, BATCHES_AT_ONCE))
         .map_batches(
             Committer, batch_size=1, batch_format="pyarrow", num_cpus=SINK_CPUS, fn_constructor_args=(sink,),
-            compute=ActorPoolStrategy(size=pools.num_labellers, max_tasks_in_flight_per_actor=2 * PUTS_AT_ONCE,
-                                      max_concurrent_calls_per_actor=PUTS_AT_ONCE, enable_true_multi_threading=True))
+            compute=_actors(pools.num_labellers, PUTS_AT_ONCE))
     )

@@ -40,6 +40,8 @@ class Reader:
     """
 
     def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, max_image_bytes: int) -> None:
+        from pipeline.runners import keep_freed_memory
+        keep_freed_memory()
         torch.set_num_threads(1)  # each thread of the pool resizes by itself
         self.batch_size = batch_size
         self.max_image_pixels = max_image_pixels

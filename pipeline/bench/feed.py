@@ -1,0 +1,173 @@
+"""Benchmark part `feed`: how many decoded images a second reach the place where a network would take them.
+
+Ours is the job's own Ray Data chain up to an actor that takes the pixels and counts them. The rivals read the
+same tar shards on the same cores, each in a process of its own, and throw the images away:
+Ray Data as its documentation teaches (`read_webdataset`, torchvision to float, `map_batches`); webdataset with a
+DataLoader and Pillow; Daft with its own decoder and resizer (bilinear, to the square: less work than ours).
+Steady state is the slope between two numbers of shards; the ceiling is cores x one core's decode and resize.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from pipeline.bench.measure import Part, Setting, race, slope
+from pipeline.bench.photos import PER_SHARD, write_shards
+from pipeline.decode import decode
+from pipeline.inception_v4 import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
+
+SIZES = {"ours": (20, 80), "Ray Data, as documented": (4, 12), "webdataset, DataLoader, Pillow": (10, 30),
+         "Daft": (10, 40)}  # shards; each larger one takes 10 to 30 seconds on two cores
+
+
+def measure(setting: Setting) -> Part:
+    """Ratios `feed_of_ceiling`, `feed_vs_ray_docs`, `feed_vs_webdataset`, `feed_vs_daft`."""
+    part = Part()
+    ceilings, rates, starts = [], {name: [] for name in SIZES}, {name: [] for name in SIZES}
+    with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
+        for number in sorted({number for sizes in SIZES.values() for number in sizes}):
+            write_shards(setting.photos, f"{folder}/{number}", number)
+        for _ in range(max(1, setting.repeats // 2)):
+            ceilings.append(len(os.sched_getaffinity(0)) * _one_core(setting.photos))
+            for name, sizes in SIZES.items():
+                seconds = {PER_SHARD * number: [_run(name, f"{folder}/{number}")] for number in sizes}
+                rate, start = slope(seconds)
+                rates[name].append(rate)
+                starts[name].append(start)
+    print(f"\nfeed, {len(os.sched_getaffinity(0))} cores, steady state ({len(ceilings)} rounds)")
+    print(f"  {'':34} {'images/s':>10} {'start-up s':>11}  of the ceiling")
+    print(f"  {'ceiling: cores x one core':34} {median(ceilings):10,.0f} {'':>11}  1.00")
+    for name, values in rates.items():
+        print(f"  {name:34} {median(values):10,.0f} {median(starts[name]):11.1f}  "
+              f"{median(a / b for a, b in zip(values, ceilings, strict=True)):.2f}")
+    for key, theirs in (("feed_of_ceiling", ceilings), ("feed_vs_ray_docs", rates["Ray Data, as documented"]),
+                        ("feed_vs_webdataset", rates["webdataset, DataLoader, Pillow"]),
+                        ("feed_vs_daft", rates["Daft"])):
+        part.ratios[key] = median(a / b for a, b in zip(rates["ours"], theirs, strict=True))
+    part.figures["feed"] = {"ceiling": ceilings, "rates": rates, "start_s": starts}
+    return part
+
+
+def _one_core(photos: list[bytes]) -> float:
+    """Images a second of our decoder on one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    slot_HWC = np.empty((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+
+    def work() -> int:
+        for photo in photos[:PER_SHARD]:
+            decode(photo, slot_HWC, max_pixels=10**9, max_bytes=10**9)
+        return len(photos[:PER_SHARD])
+    try:
+        return median(race({"one": work}, 5)["one"])
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def _run(name: str, folder: str) -> float:
+    """Seconds of a process that feeds all images under `folder`; it must have seen every one."""
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "pipeline.bench.feed", name, folder],
+                          capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - begun
+    num_shards = len(os.listdir(folder))
+    if done.returncode or json.loads(done.stdout.splitlines()[-1]) != num_shards * PER_SHARD:
+        raise RuntimeError(f"{name} over {folder}: exit {done.returncode}\n{done.stdout[-500:]}{done.stderr[-3000:]}")
+    return seconds
+
+
+class NullLabeller:
+    """In the labeller's place: takes the pixels as it does, and counts them."""
+
+    def __call__(self, batch: Any) -> dict[str, np.ndarray]:
+        from pipeline.reader import pixels_of
+        return {"num": np.array([len(pixels_of(batch))])}
+
+
+def _ours(folder: str) -> int:
+    import logging
+
+    import ray
+
+    from pipeline import catalog, graph, storage
+    from pipeline.config import Config
+    cores = len(os.sched_getaffinity(0))
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    config = Config(input=folder, output=folder + "-tables", decode_threads=cores)
+    pools = graph.choose_pools(config, [cores], 0, "cpu")
+    pending = catalog.plan(catalog.shards(storage.list_files(folder)), [], []).pending
+    counted = graph.decoded(config, pools, pending).map_batches(
+        NullLabeller, batch_size=1, batch_format="pyarrow", num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
+    return sum(sum(block["num"].to_pylist()) for block in counted.iter_batches(batch_size=None, batch_format="pyarrow"))
+
+
+def _ray_as_documented(folder: str) -> int:
+    import logging
+
+    import ray
+    import torch
+    from torchvision.transforms import v2
+    preprocess = v2.Compose([
+        v2.ToImage(), v2.Resize(RESIZE_SIDE, v2.InterpolationMode.BICUBIC), v2.CenterCrop(INPUT_SIZE),
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize([MEAN] * 3, [STD] * 3)])
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    dataset = ray.data.read_webdataset(folder).map(lambda row: {"image": preprocess(row["jpg"]).numpy()})
+    counted = dataset.map_batches(lambda batch: {"num": [len(batch["image"])]}, batch_size=32)
+    return sum(row["num"] for row in counted.take_all())
+
+
+def _webdataset(folder: str) -> int:
+    import timm.data
+    import torch
+    import webdataset
+    preprocess = timm.data.create_transform((3, INPUT_SIZE, INPUT_SIZE), interpolation="bicubic", mean=(MEAN,) * 3,
+                                            std=(STD,) * 3, crop_pct=0.875)
+    shards = sorted(os.path.join(folder, name) for name in os.listdir(folder))
+    from PIL import Image
+    dataset = webdataset.WebDataset(shards, shardshuffle=False).map(
+        lambda sample: preprocess(Image.open(io.BytesIO(sample["jpg"])).convert("RGB"))).batched(32)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=len(os.sched_getaffinity(0)))
+    return sum(len(batch) for batch in loader)
+
+
+def _daft(folder: str) -> int:
+    import daft
+
+    from pipeline.shards import read_samples
+
+    @daft.udf(return_dtype=daft.DataType.list(daft.DataType.binary()))  # Daft has no tar reader
+    def members(paths: Any) -> list[list[bytes]]:
+        found = []
+        for path in paths.to_pylist():
+            with open(path, "rb") as file:
+                found.append([sample.encoded for sample in read_samples(file, 2**26)])
+        return found
+
+    @daft.udf(return_dtype=daft.DataType.int64())
+    def consume(images: Any) -> list[int]:
+        return [1] * len(images)
+
+    paths = sorted(os.path.join(folder, name) for name in os.listdir(folder))
+    frame = daft.from_pydict({"path": paths}).into_partitions(len(paths))
+    frame = frame.select(members(daft.col("path")).alias("image")).explode("image")
+    frame = frame.select(daft.col("image").decode_image(mode="RGB").resize(INPUT_SIZE, INPUT_SIZE).alias("image"))
+    return sum(frame.select(consume(daft.col("image")).alias("num")).to_pydict()["num"])
+
+
+FEEDERS: dict[str, Callable[[str], int]] = {
+    "ours": _ours, "Ray Data, as documented": _ray_as_documented, "webdataset, DataLoader, Pillow": _webdataset,
+    "Daft": _daft}
+
+if __name__ == "__main__":
+    print(json.dumps(FEEDERS[sys.argv[1]](sys.argv[2])))
