@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint bench
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,3 +14,8 @@ test: setup
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy pipeline jobs
+bench: .venv/.bench
+	$(PY) jobs/bench.py $(if $(PHOTOS),--photos $(PHOTOS))
+.venv/.bench: .venv/.done
+	$(PY) -m pip install -q -c constraints.txt -e '.[bench]'
+	touch $@

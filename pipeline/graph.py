@@ -42,6 +42,7 @@ class Pools:
 
 
 SINK_CPUS = 0.25
+BATCHES_UNFETCHED = 8  # that a reader may be ahead of the driver's loop; Ray's 2 make it wait for each turn of it
 SHARDS_AT_ONCE = 2  # of a reader: while one shard ends or waits for the store, the other decodes
 BATCHES_AT_ONCE = 2  # of a labeller: the device computes one while the other is brought and taken away
 PUTS_AT_ONCE = 4  # of a sink actor: a put waits for the store, not for a processor
@@ -58,14 +59,14 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
         num_labellers = config.labellers or num_gpus
         free = max(1, int(sum(node_cpus) - num_labellers - 1))
         threads = config.decode_threads or min(4, free)
-        return Pools(config.decoders or max(1, free // threads), threads, threads, num_labellers, 1, 1, 1,
+        return Pools(config.decoders or max(1, free // threads), threads, threads, num_labellers, 1, 0.5, 1,
                      config.batch_size or 256)
     smallest = min(node_cpus)
     num_labellers = config.labellers or len(node_cpus)
     threads = config.decode_threads or max(1, int(smallest) // 8)
     return Pools(config.decoders or len(node_cpus), threads, min(0.25, smallest / 4), num_labellers,
                  max(1, int(sum(node_cpus) // num_labellers)), max(0.5, smallest - 1) * len(node_cpus) / num_labellers,
-                 0, config.batch_size or 32)
+                 0, config.batch_size or 64)
 
 
 class LabelStage:
@@ -111,6 +112,7 @@ def decoded(config: Config, pools: Pools, pending: list[File]) -> ray.data.Datas
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = pools.batch_size * IMAGE_BYTES
+    context._max_num_blocks_in_streaming_gen_buffer = BATCHES_UNFETCHED
     ahead = BATCHES_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
     root = canonical_uri(config.input)

@@ -25,6 +25,7 @@ from pipeline import storage
 from pipeline.batches import BATCH
 from pipeline.decode import Decoded, decode
 from pipeline.inception_v4 import INPUT_SIZE
+from pipeline.memory import keep_freed_memory
 from pipeline.shards import Sample, read_samples
 
 IMAGE_BYTES = INPUT_SIZE * INPUT_SIZE * 3
@@ -40,7 +41,6 @@ class Reader:
     """
 
     def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, max_image_bytes: int) -> None:
-        from pipeline.runners import keep_freed_memory
         keep_freed_memory()
         torch.set_num_threads(1)  # each thread of the pool resizes by itself
         self.batch_size = batch_size

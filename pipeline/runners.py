@@ -7,7 +7,6 @@ Not here: what the network computes (`folded.py`), what the answers mean (`label
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -19,20 +18,9 @@ from torch import Tensor
 
 from pipeline.folded import UintNetwork
 from pipeline.inception_v4 import INPUT_SIZE
+from pipeline.memory import keep_freed_memory
 
 IN_CACHE = 4  # images at once on a core: what lies between two layers then stays in its cache
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, where the C library is glibc.
-
-    Otherwise glibc gives the megabytes between two layers back to the kernel, which clears them again for the next:
-    30,000 page faults a batch of 32, 4 % of the time. The numbers are those of mallopt(3).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the most it takes
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 class OnCpu:

@@ -34,7 +34,9 @@ SIZES = {"ours": (20, 80), "Ray Data, as documented": (4, 12), "webdataset, Data
 def measure(setting: Setting) -> Part:
     """Ratios `feed_of_ceiling`, `feed_vs_ray_docs`, `feed_vs_webdataset`, `feed_vs_daft`."""
     part = Part()
-    ceilings, rates, starts = [], {name: [] for name in SIZES}, {name: [] for name in SIZES}
+    ceilings: list[float] = []
+    rates: dict[str, list[float]] = {name: [] for name in SIZES}
+    starts: dict[str, list[float]] = {name: [] for name in SIZES}
     with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
         for number in sorted({number for sizes in SIZES.values() for number in sizes}):
             write_shards(setting.photos, f"{folder}/{number}", number)
@@ -109,7 +111,7 @@ def _ours(folder: str) -> int:
     pending = catalog.plan(catalog.shards(storage.list_files(folder)), [], []).pending
     counted = graph.decoded(config, pools, pending).map_batches(
         NullLabeller, batch_size=1, batch_format="pyarrow", num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
-    return sum(sum(block["num"].to_pylist()) for block in counted.iter_batches(batch_size=None, batch_format="pyarrow"))
+    return sum(int(np.sum(block["num"])) for block in counted.iter_batches(batch_size=None, batch_format="numpy"))
 
 
 def _ray_as_documented(folder: str) -> int:

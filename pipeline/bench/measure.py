@@ -18,7 +18,6 @@ class Setting:
     photos: list[bytes]
     folder: str  # scratch space, on local disk
     repeats: int
-    source: str  # where the photographs come from, in words
 
 
 @dataclass

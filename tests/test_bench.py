@@ -1,0 +1,59 @@
+"""How the benchmark measures, and that its command runs a part to its JSON line."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.bench import measure
+from pipeline.bench.photos import PER_SHARD, photographs, write_shards
+from pipeline.config import UserError
+from tests.conftest import job
+from tests.test_shards import make_tar
+
+
+def test_ratio_is_taken_round_by_round() -> None:
+    assert measure.ratio([2.0, 20.0, 30.0], [1.0, 10.0, 10.0]) == 2
+
+
+def test_slope_sets_start_up_apart() -> None:
+    assert measure.slope({10: [3.0, 100.0, 3.0], 50: [7.0, 7.0, 8.0]}) == (10.0, 2.0)
+
+
+def test_rivals_take_turns_and_the_first_round_does_not_count() -> None:
+    turns: list[str] = []
+
+    def work(name: str) -> int:
+        turns.append(name)
+        return 1
+    rates = measure.race({"a": lambda: work("a"), "b": lambda: work("b")}, 2)
+    assert turns == ["a", "b"] * 3 and len(rates["a"]) == 2 and min(rates["b"]) > 0
+
+
+def test_shards_of_photographs(tmp_path: Path) -> None:
+    photos = photographs(None)
+    folder = write_shards(photos, str(tmp_path / "shards"), 3)
+    with tarfile.open(f"{folder}/photos-00002.tar") as tar:  # the first again, by another name
+        assert len(tar.getnames()) == PER_SHARD
+        first = tar.extractfile("000000.jpg")
+        assert first is not None and first.read() == photos[0]
+    assert photographs(folder) == [*photos, *photos[:PER_SHARD]]
+
+
+def test_too_few_photographs(tmp_path: Path, photographs: list[tuple[str, bytes]]) -> None:
+    (tmp_path / "a.tar").write_bytes(make_tar(*photographs))
+    done = job("bench", "decode", "--photos", tmp_path)
+    assert done.returncode == 2 and "--photos" in done.stderr and "needs 90" in done.stderr
+    assert "Traceback" not in done.stderr and UserError.__name__ not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_last_line_is_json_with_the_ratios() -> None:
+    done = job("bench", "decode", "--repeats", 1)
+    assert done.returncode == 0, done.stderr
+    ratios = json.loads(done.stdout.splitlines()[-1])["ratios"]
+    assert sorted(ratios) == ["decode_of_decode_only", "decode_vs_pillow", "decode_vs_pillow_12mp"]
+    assert all(value > 0 for value in ratios.values())
