@@ -1,0 +1,104 @@
+"""Benchmark part `job`: the whole of `jobs/label.py`, as a process, over 1, 4 and 16 shards of 90 photographs.
+
+Steady state is the slope from 4 to 16 shards, against the labeller alone on all cores, measured before and after. Peak
+memory is the proportional set size (shared pages counted once, the object store's among them) of the job's process and
+all that it started. Untrained weights, from a file, since making them takes seconds that weights from a file do not.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from pipeline import weights
+from pipeline.bench.measure import Part, Setting, race, slope
+from pipeline.bench.model import BATCH, labeller, pixels
+from pipeline.bench.photos import PER_SHARD, write_shards
+
+SIZES = (1, 4, 16)  # shards
+JOB = Path(__file__).parents[2] / "jobs" / "label.py"
+
+
+class _Run(NamedTuple):
+    seconds: float
+    first_commit_s: float
+    peak_bytes: int
+
+
+def measure(setting: Setting) -> Part:
+    """Ratios `job_of_labeller`, `job_first_commit_s` (seconds), `job_memory_16x_over_4x`."""
+    import safetensors.torch
+    state = weights.load(weights.identify("seed:0"))
+    network, image_NHWC = labeller(state), pixels(setting.photos, 2 * BATCH)
+    alone: Callable[[], int] = lambda: len(network(image_NHWC).prob)
+    runs: dict[int, list[_Run]] = {number: [] for number in SIZES}
+    rates, labels = [], []
+    with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
+        safetensors.torch.save_file(state, f"{folder}/weights.safetensors")
+        for number in SIZES:
+            write_shards(setting.photos, f"{folder}/{number}", number)
+        for round_ in range(max(1, setting.repeats // 2)):
+            before = race({"alone": alone}, 3)["alone"]
+            for number in SIZES:
+                runs[number].append(_run(f"{folder}/{number}", f"{folder}/tables-{number}-{round_}",
+                                         f"{folder}/weights.safetensors", number))
+            labels.append(median(before + race({"alone": alone}, 3)["alone"]))
+            rates.append(slope({number * PER_SHARD: [runs[number][-1].seconds] for number in SIZES[1:]})[0])
+    part = Part(figures={"job": {"labeller": labels, "job": rates, "runs": runs}})
+    part.ratios["job_of_labeller"] = median(a / b for a, b in zip(rates, labels, strict=True))
+    part.ratios["job_first_commit_s"] = median(run.first_commit_s for run in runs[1])
+    part.ratios["job_memory_16x_over_4x"] = median(
+        large.peak_bytes / small.peak_bytes for large, small in zip(runs[16], runs[4], strict=True))
+    print(f"\njob, {os.cpu_count()} CPUs ({len(rates)} rounds): {median(rates):.1f} images/s in steady state, the "
+          f"labeller alone {median(labels):.1f}")
+    print(f"  {'shards of 90':>12} {'seconds':>9} {'first commit':>13} {'peak memory':>12}")
+    for number, values in runs.items():
+        print(f"  {number:12} {median(run.seconds for run in values):9.1f} "
+              f"{median(run.first_commit_s for run in values):11.1f} s "
+              f"{median(run.peak_bytes for run in values) / 2**20:8,.0f} MiB")
+    return part
+
+
+def _run(folder: str, output: str, weights_path: str, number: int) -> _Run:
+    begun = time.perf_counter()
+    first, peak = 0.0, 0
+    with open(output + ".log", "wb") as log:
+        process = subprocess.Popen([sys.executable, JOB, "--input", folder, "--output", output, "--weights", weights_path],
+                                   stdout=log, stderr=log)
+        while process.poll() is None:
+            first = first or (time.perf_counter() - begun if glob.glob(f"{output}/labels/*/*.parquet") else 0.0)
+            peak = max(peak, _memory(process.pid))
+            time.sleep(0.2)
+    seconds = time.perf_counter() - begun
+    if process.returncode or len(glob.glob(f"{output}/labels/*/*.parquet")) != number:
+        raise RuntimeError(f"jobs/label.py: exit {process.returncode}\n{Path(output + '.log').read_text()[-3000:]}")
+    return _Run(seconds, first, peak)
+
+
+def _memory(pid: int) -> int:
+    """Proportional set size in bytes of a process and all that it started, as Linux counts it."""
+    parents: dict[int, list[int]] = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            fields = Path(path).read_text().rsplit(")", 1)[1].split()
+        except OSError:  # it has ended
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(path.split("/")[2]))
+    total, waiting = 0, [pid]
+    while waiting:
+        process = waiting.pop()
+        waiting += parents.get(process, [])
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
