@@ -138,9 +138,9 @@ def _webdataset(folder: str) -> int:
     shards = sorted(os.path.join(folder, name) for name in os.listdir(folder))
     from PIL import Image
     dataset = webdataset.WebDataset(shards, shardshuffle=False).map(
-        lambda sample: preprocess(Image.open(io.BytesIO(sample["jpg"])).convert("RGB"))).batched(32)
+        lambda sample: (preprocess(Image.open(io.BytesIO(sample["jpg"])).convert("RGB")),)).batched(32)
     loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=len(os.sched_getaffinity(0)))
-    return sum(len(batch) for batch in loader)
+    return sum(len(batch[0]) for batch in loader)
 
 
 def _daft(folder: str) -> int:
@@ -161,7 +161,7 @@ def _daft(folder: str) -> int:
         return [1] * len(images)
 
     paths = sorted(os.path.join(folder, name) for name in os.listdir(folder))
-    frame = daft.from_pydict({"path": paths}).into_partitions(len(paths))
+    frame = daft.from_pydict({"path": paths})
     frame = frame.select(members(daft.col("path")).alias("image")).explode("image")
     frame = frame.select(daft.col("image").decode_image(mode="RGB").resize(INPUT_SIZE, INPUT_SIZE).alias("image"))
     return sum(frame.select(consume(daft.col("image")).alias("num")).to_pydict()["num"])
