@@ -52,7 +52,7 @@ def read_samples(file: IO[bytes], max_bytes: int) -> Iterator[Sample]:
     """
     try:
         stream = _decompressed(file)
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, bufsize=2**15) as tar:
             yield from _samples(tar, max_bytes)
             _check_nothing_follows(tar)
     except (tarfile.TarError, EOFError, lzma.LZMAError, pa.ArrowInvalid, OSError) as error:
