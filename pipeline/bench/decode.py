@@ -7,7 +7,6 @@ without its float conversion; simplejpeg with Pillow's resize of the crop box; t
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +14,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from pipeline.bench.measure import Part, Setting, race, ratio, show
+from pipeline.bench.measure import Part, Setting, one_core, race, ratio, show
 from pipeline.decode import _read_jpeg, decode
 from pipeline.inception_v4 import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
 
@@ -25,11 +24,10 @@ NUM_LARGE = 8
 
 def measure(setting: Setting) -> Part:
     """Ratios `decode_vs_pillow`, `decode_of_decode_only`, `decode_vs_pillow_12mp`; on one core of those we have."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
+    part = Part()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        part = Part()
+    with one_core():
         for name, images in (("ImageNet-size", setting.photos[:90]), ("12 megapixels", large(setting.photos))):
             rates = race({rival: _over(images, work) for rival, work in _rivals().items()}, setting.repeats)
             show(f"decode, one core, {name}, {sum(map(len, images)) // len(images) // 1000} KB each", rates, OURS)
@@ -39,9 +37,7 @@ def measure(setting: Setting) -> Part:
                 part.ratios |= {"decode_vs_pillow": vs_pillow, "decode_of_decode_only": of_only}
             else:
                 part.ratios["decode_vs_pillow_12mp"] = vs_pillow
-    finally:
-        os.sched_setaffinity(0, cores)
-        torch.set_num_threads(len(cores))
+    torch.set_num_threads(threads)
     return part
 
 
@@ -49,7 +45,7 @@ OURS, PILLOW, ONLY = "ours", "Pillow, as timm does it", "decode only: ours"
 
 
 def large(photos: list[bytes]) -> list[bytes]:
-    """Photographs enlarged to 12 megapixels, with the noise of a sensor, JPEG quality 92: 3 to 5 MB each."""
+    """Photographs enlarged to 12 megapixels, with the noise of a sensor, JPEG quality 92: about 2 MB each."""
     random = np.random.default_rng(0)
     made = []
     for photo in photos[:NUM_LARGE]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bench.measure import Part, Setting, race, slope
+from pipeline.bench.measure import Part, Setting, one_core, race, ratio, slope
 from pipeline.bench.photos import PER_SHARD, write_shards
 from pipeline.decode import decode
 from pipeline.inception_v4 import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
@@ -52,29 +52,25 @@ def measure(setting: Setting) -> Part:
     print(f"  {'ceiling: cores x one core':34} {median(ceilings):10,.0f} {'':>11}  1.00")
     for name, values in rates.items():
         print(f"  {name:34} {median(values):10,.0f} {median(starts[name]):11.1f}  "
-              f"{median(a / b for a, b in zip(values, ceilings, strict=True)):.2f}")
+              f"{ratio(values, ceilings):.2f}")
     for key, theirs in (("feed_of_ceiling", ceilings), ("feed_vs_ray_docs", rates["Ray Data, as documented"]),
                         ("feed_vs_webdataset", rates["webdataset, DataLoader, Pillow"]),
                         ("feed_vs_daft", rates["Daft"])):
-        part.ratios[key] = median(a / b for a, b in zip(rates["ours"], theirs, strict=True))
+        part.ratios[key] = ratio(rates["ours"], theirs)
     part.figures["feed"] = {"ceiling": ceilings, "rates": rates, "start_s": starts}
     return part
 
 
 def _one_core(photos: list[bytes]) -> float:
     """Images a second of our decoder on one core."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
     slot_HWC = np.empty((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
 
     def work() -> int:
         for photo in photos[:PER_SHARD]:
             decode(photo, slot_HWC, max_pixels=10**9, max_bytes=10**9)
         return len(photos[:PER_SHARD])
-    try:
+    with one_core():
         return median(race({"one": work}, 5)["one"])
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 def _run(name: str, folder: str) -> float:

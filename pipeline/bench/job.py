@@ -7,6 +7,7 @@ all that it started. Untrained weights, from a file, since making them takes sec
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import subprocess
@@ -18,8 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import psutil
+
 from pipeline import weights
-from pipeline.bench.measure import Part, Setting, race, slope
+from pipeline.bench.measure import Part, Setting, race, ratio, slope
 from pipeline.bench.model import BATCH, labeller, pixels
 from pipeline.bench.photos import PER_SHARD, write_shards
 
@@ -53,10 +56,10 @@ def measure(setting: Setting) -> Part:
             labels.append(median(before + race({"alone": alone}, 3)["alone"]))
             rates.append(slope({number * PER_SHARD: [runs[number][-1].seconds] for number in SIZES[1:]})[0])
     part = Part(figures={"job": {"labeller": labels, "job": rates, "runs": runs}})
-    part.ratios["job_of_labeller"] = median(a / b for a, b in zip(rates, labels, strict=True))
+    part.ratios["job_of_labeller"] = ratio(rates, labels)
     part.ratios["job_first_commit_s"] = median(run.first_commit_s for run in runs[1])
-    part.ratios["job_memory_16x_over_4x"] = median(
-        large.peak_bytes / small.peak_bytes for large, small in zip(runs[16], runs[4], strict=True))
+    part.ratios["job_memory_16x_over_4x"] = ratio(
+        [run.peak_bytes for run in runs[16]], [run.peak_bytes for run in runs[4]])
     print(f"\njob, {os.cpu_count()} CPUs ({len(rates)} rounds): {median(rates):.1f} images/s in steady state, the "
           f"labeller alone {median(labels):.1f}")
     print(f"  {'shards of 90':>12} {'seconds':>9} {'first commit':>13} {'peak memory':>12}")
@@ -84,21 +87,13 @@ def _run(folder: str, output: str, weights_path: str, number: int) -> _Run:
 
 
 def _memory(pid: int) -> int:
-    """Proportional set size in bytes of a process and all that it started, as Linux counts it."""
-    parents: dict[int, list[int]] = {}
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        try:
-            fields = Path(path).read_text().rsplit(")", 1)[1].split()
-        except OSError:  # it has ended
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(path.split("/")[2]))
-    total, waiting = 0, [pid]
-    while waiting:
-        process = waiting.pop()
-        waiting += parents.get(process, [])
-        try:
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    """Proportional set size in bytes of a process and all that it started."""
+    total = 0
+    try:
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):  # it has ended
+                total += process.memory_full_info().pss
+    except psutil.NoSuchProcess:
+        pass
     return total

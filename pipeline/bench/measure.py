@@ -5,8 +5,10 @@ In: functions that do work and return how many units they did. Out: rates, ratio
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -40,7 +42,18 @@ def race(rivals: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, lis
     return rates
 
 
-def ratio(ours: list[float], theirs: list[float]) -> float:
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Work on one core of those we have, then on all again."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of the ratios round by round."""
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 

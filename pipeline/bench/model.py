@@ -43,9 +43,9 @@ def pixels(photos: list[bytes], number: int) -> np.ndarray:
     return image_NHWC
 
 
-def labeller(state: dict[str, torch.Tensor], precision: str = "auto") -> Labeller:
+def labeller(state: dict[str, torch.Tensor]) -> Labeller:
     """The labeller as the job makes it on this machine, with all cores."""
-    return Labeller(state, "cpu", resolve_precision(precision, "cpu"), os.cpu_count())
+    return Labeller(state, "cpu", resolve_precision("auto", "cpu"), os.cpu_count())
 
 
 def _rivals(state: dict[str, torch.Tensor], image_NHWC: np.ndarray) -> dict[str, Callable[[], int]]:
