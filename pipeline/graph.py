@@ -23,7 +23,7 @@ from pipeline.batches import LABELLED, samples_of
 from pipeline.config import Config, canonical_uri
 from pipeline.reader import IMAGE_BYTES, Reader, pixels_of
 from pipeline.sink import Committer, Sink
-from pipeline.storage import File, child
+from pipeline.storage import child
 from pipeline.table import ROWS, rows
 
 
@@ -41,6 +41,7 @@ class Pools:
     batch_size: int
 
 
+MOST_BLOCKS = 10_000  # of shards: Ray's driver keeps some 10 KB for each; a reader takes a block shard by shard
 SINK_CPUS = 0.25
 BATCHES_UNFETCHED = 8  # that a reader may be ahead of the driver's loop; Ray's 2 make it wait for each turn of it
 SHARDS_AT_ONCE = 2  # of a reader: while one shard ends or waits for the store, the other decodes
@@ -106,7 +107,7 @@ def _actors(size: int, calls_at_once: int) -> ActorPoolStrategy:
                              max_tasks_in_flight_per_actor=2 * calls_at_once)
 
 
-def decoded(config: Config, pools: Pools, pending: list[File]) -> ray.data.Dataset:
+def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset:
     """The chain up to the pixels: rows of `BATCH`."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -116,14 +117,16 @@ def decoded(config: Config, pools: Pools, pending: list[File]) -> ray.data.Datas
     ahead = BATCHES_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
     root = canonical_uri(config.input)
-    items = [{"shard": shard.path, "uri": child(root, shard.path)} for shard in pending]
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    shards = pa.table({"shard": pending["path"], "uri": [child(root, path) for path in pending["path"].to_pylist()]})
+    together = -(-len(shards) // MOST_BLOCKS)
+    blocks = [shards.slice(at, together) for at in range(0, len(shards), together)]
+    return ray.data.from_arrow(blocks).map_batches(
         Reader, batch_size=1, batch_format="pyarrow", num_cpus=pools.decode_cpus,
         fn_constructor_args=(pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes),
-        compute=_actors(min(pools.num_decoders, len(items)), SHARDS_AT_ONCE))
+        compute=_actors(min(pools.num_decoders, len(blocks)), SHARDS_AT_ONCE))
 
 
-def build(config: Config, pools: Pools, pending: list[File], sink: Sink, state: Any, labels: list[str],
+def build(config: Config, pools: Pools, pending: pa.Table, sink: Sink, state: Any, labels: list[str],
           device: str) -> ray.data.Dataset:
     """The whole chain: rows of `REPORT`. Nothing runs until the dataset is iterated."""
     return (

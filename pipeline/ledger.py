@@ -1,6 +1,6 @@
 """What is remembered of runs: the `shards` and `runs` tables, and what finished files say of themselves.
 
-In: reports of a run; the store. Out: `Finished` entries for the plan, one Parquet file of rows now and then.
+In: reports of a run; the store. Out: tables of `FINISHED` for the plan, one Parquet file of rows now and then.
 The output's files are the truth, the ledger only their shadow: it saves reading each file's footer, and losing it
 loses nothing but history.
 Not here: what follows from it (`catalog`).
@@ -9,16 +9,16 @@ Not here: what follows from it (`catalog`).
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.catalog import Finished
-from pipeline.storage import File
+from pipeline.catalog import FINISHED
+from pipeline.listing import FILES, list_files
 
 REJECTED = pa.list_(pa.struct([("error", pa.string()), ("num_images", pa.int64())]))
 
@@ -64,7 +64,8 @@ RUNS = pa.schema([  # one row a run
     ("images_per_s", pa.float64()),
 ])
 
-_PLAN_COLUMNS = ["model_id", "status", "source_size", "source_etag", "file", "file_size", "file_etag"]
+_PLAN_COLUMNS = ["model_id", "status", *FINISHED.names]
+READS_AT_ONCE = 16
 
 
 def write(output: str, table: str, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
@@ -74,46 +75,48 @@ def write(output: str, table: str, name: str, rows: list[dict[str, Any]], schema
     storage.put_whole(storage.join(output, table, name + ".parquet"), buffer.getvalue())
 
 
-def read_finished(output: str, model_id: str) -> list[Finished]:
-    """What the ledger remembers of finished files of a model; files may be gone or replaced since."""
+def read_finished(output: str, model_id: str) -> pa.Table:
+    """What the ledger remembers of finished files of a model, as `FINISHED`; files may be gone or replaced since."""
     folder = storage.join(output, "shards")
-    found: list[Finished] = []
-    for file in _list(folder):
-        if not file.path.endswith(".parquet"):
-            continue
-        table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(folder, file.path))), columns=_PLAN_COLUMNS)
-        for row in table.to_pylist():
-            if row["model_id"] == model_id and row["status"] == "committed":
-                found.append(Finished(File(row["file"], row["file_size"], row["file_etag"]), row["source_size"],
-                                      row["source_etag"]))
-    return found
+
+    def read(path: str) -> pa.Table:
+        rows = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(folder, path))), columns=_PLAN_COLUMNS)
+        ours = pc.and_(pc.equal(rows["model_id"], model_id), pc.equal(rows["status"], "committed"))
+        return rows.filter(ours).select(FINISHED.names)
+
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        paths = [path for path in _list(folder)["path"].to_pylist() if path.endswith(".parquet")]
+        return pa.concat_tables([FINISHED.empty_table(), *pool.map(read, paths)])
 
 
-def list_labels(output: str, model_id: str) -> list[File]:
-    """The finished files of a model, `path` relative to `labels/model=<model_id>/`."""
-    return [file for file in _list(storage.join(output, "labels", f"model={model_id}"))
-            if file.path.endswith(".parquet") and not file.path.rsplit("/", 1)[-1].startswith(".")]
+def list_labels(output: str, model_id: str) -> pa.Table:
+    """The finished files of a model as a table of `FILES`, `path` relative to `labels/model=<model_id>/`."""
+    files = _list(storage.join(output, "labels", f"model={model_id}"))
+    return files.filter(pc.match_substring_regex(files["path"], r"(^|/)[^./][^/]*\.parquet$"))
 
 
-def read_footers(output: str, model_id: str, files: Iterable[File]) -> list[Finished]:
-    """What the files say of themselves; a file without our footer says nothing, and its shard is labelled again."""
+def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
+    """What the files say of themselves, as `FINISHED`.
+
+    A file without our footer says nothing, and its shard is labelled again.
+    """
     folder = storage.join(output, "labels", f"model={model_id}")
 
-    def read(file: File) -> Finished | None:
+    def read(path: str) -> tuple[str, int, str, int, str] | None:
         try:
-            with storage.open_read(storage.join(folder, file.path)) as (opened, version):
+            with storage.open_read(storage.join(folder, path)) as (opened, version):
                 footer = pq.read_metadata(opened).metadata or {}
-            return Finished(File(file.path, version.size, version.etag), int(footer[b"source_size"]),
-                            footer[b"source_etag"].decode())
+            return path, version.size, version.etag, int(footer[b"source_size"]), footer[b"source_etag"].decode()
         except (KeyError, ValueError, pa.ArrowInvalid, FileNotFoundError):
             return None
 
-    with ThreadPoolExecutor(16) as pool:
-        return [entry for entry in pool.map(read, files) if entry is not None]
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        found = [entry for entry in pool.map(read, files["path"].to_pylist()) if entry is not None]
+    return pa.Table.from_pylist([dict(zip(FINISHED.names, entry, strict=True)) for entry in found], FINISHED)
 
 
-def _list(uri: str) -> list[File]:
+def _list(uri: str) -> pa.Table:
     try:
-        return list(storage.list_files(uri))
+        return list_files(uri)
     except FileNotFoundError:
-        return []
+        return FILES.empty_table()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config, UserError, canonical_uri
+from pipeline.listing import list_files
 
 
 def check_root(config: Config) -> None:
@@ -53,15 +54,15 @@ def _owner(output: str) -> str | None:
     if mark is not None:
         return str(json.loads(mark)["input"])
     try:
-        files = storage.list_files(storage.join(output, "labels"))
-        table = next((file for file in files if file.path.endswith(".tar.parquet")), None)
+        paths = list_files(storage.join(output, "labels"))["path"].to_pylist()
     except FileNotFoundError:
         return None
+    table = next((path for path in paths if path.endswith(".parquet") and "/" in path), None)
     if table is None:
         return None
-    footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", table.path)))).metadata
-    shard = table.path.split("/", 1)[1].removesuffix(".parquet")  # behind model=<model_id>/
-    return str(footer[b"source_uri"].decode().removesuffix("/" + shard)) if footer else None
+    footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", table)))).metadata
+    shard = table.split("/", 1)[1].removesuffix(".parquet")  # behind model=<model_id>/
+    return str(footer[b"source_uri"].decode().removesuffix("/" + shard)) if footer and b"source_uri" in footer else None
 
 
 def _read(uri: str) -> bytes | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pipeline import storage
 from pipeline.config import UserError, canonical_uri
+from pipeline.listing import each, list_files
 from pipeline.shards import IMAGE_SUFFIXES
 from pipeline.storage import File
 
@@ -36,7 +37,7 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str) ->
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     storage.check_output(output_uri)
     try:
-        files = sorted(storage.list_files(input_uri), key=lambda file: file.path)
+        files = list(each(list_files(input_uri).sort_by("path")))
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("input", input_uri, error) from error
     images = [file for file in files if file.path.lower().endswith(IMAGE_SUFFIXES)]

@@ -21,13 +21,14 @@ from importlib.metadata import version
 from typing import Any, TextIO, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import catalog, ledger, output, storage, weights
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError, canonical_uri
+from pipeline.listing import list_files
 from pipeline.progress import Progress
 from pipeline.sink import Sink
-from pipeline.storage import File
 from pipeline.weights import Weights
 
 FLUSH_LEDGER_S = 60.0
@@ -72,14 +73,14 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     chosen = weights.identify(config.weights)
     classes = load_classes(config.classes)
     made = _plan(config, chosen)
-    summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending), sum(s.size for s in made.pending),
+    summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending), pc.sum(made.pending["size"]).as_py() or 0,
                       len(made.orphans), chosen.meaningless)
     if config.dry_run:
         return summary
     output.claim(config, chosen.model_id, classes)
     status = "failed"
     try:
-        if made.pending:
+        if len(made.pending):
             _execute(config, chosen, classes, made.pending, summary, stream)
         status = "failed" if summary.failed else "done"
     finally:
@@ -91,10 +92,10 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
 def _plan(config: Config, chosen: Weights) -> catalog.Plan:
     """List the input and the output, and compare."""
     try:
-        inputs = catalog.shards(storage.list_files(config.input))
+        inputs = catalog.shards(list_files(config.input))
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("input", config.input, error) from error
-    if not inputs:
+    if not len(inputs):
         raise UserError(f"--input {config.input} holds no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst); "
                         "jobs/pack.py makes them of a folder of images.")
     storage.check_output(config.output)
@@ -103,7 +104,7 @@ def _plan(config: Config, chosen: Weights) -> catalog.Plan:
         outputs = ledger.list_labels(config.output, chosen.model_id)
         finished = ledger.read_finished(config.output, chosen.model_id)
         unknown = catalog.unknown(outputs, finished)
-        finished += ledger.read_footers(config.output, chosen.model_id, unknown)
+        finished = pa.concat_tables([finished, ledger.read_footers(config.output, chosen.model_id, unknown)])
     except UserError:
         raise
     except Exception as error:
@@ -111,7 +112,7 @@ def _plan(config: Config, chosen: Weights) -> catalog.Plan:
     return catalog.plan(inputs, outputs, finished)
 
 
-def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: list[File], summary: Summary,
+def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Table, summary: Summary,
              stream: TextIO) -> None:
     """Label the pending shards; what fails is in `summary.failed`."""
     with ThreadPoolExecutor(1) as pool:  # Ray starts while the weights load
@@ -149,7 +150,7 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: list[F
     finally:
         progress.tell(last=True)
         summary.images_per_s = progress.images_per_s
-        tally.close([shard.path for shard in pending])
+        tally.close(pending["path"].to_pylist())
         storage.remove(storage.join(config.output, "_staging", *([summary.run_id] if summary.failed else [])))
 
 
@@ -191,20 +192,24 @@ class _Tally:
     def close(self, pending: list[str]) -> None:
         """Settle what nobody reported by looking at the output itself; write the rest of the ledger."""
         silent = [shard for shard in pending if shard not in self.ended]
-        files = {file.path: file for file in ledger.list_labels(self.output, self.summary.model_id)} if silent else {}
-        found = ledger.read_footers(self.output, self.summary.model_id,
-                                    [files[name] for shard in silent if (name := shard + ".parquet") in files])
-        finished = {entry.file.path: entry for entry in found}
+        finished = self._finished([shard + ".parquet" for shard in silent]) if silent else {}
         for shard in silent:
             row = self.open.get(shard) or {"run_id": self.summary.run_id, "shard": shard,
                                            "model_id": self.summary.model_id, "rejected": Counter(), "num_images": 0}
             entry = finished.get(shard + ".parquet")
-            if entry and (entry.size, entry.etag) == (row.get("source_size"), row.get("source_etag")):
-                row |= {"file": entry.file.path, "file_size": entry.file.size, "file_etag": entry.file.etag}
+            if entry and all(entry[name] == row.get(name) for name in ("source_size", "source_etag")):
+                row |= entry
                 self._end(row, "committed", None)
             else:
                 self._end(row, "failed", "the run ended before all its rows were written")
         self._flush()
+
+    def _finished(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """What the output's files of these names say of themselves, as rows of `FINISHED`."""
+        files = ledger.list_labels(self.output, self.summary.model_id)
+        files = files.filter(pc.is_in(files["path"], pa.array(names)))
+        found = ledger.read_footers(self.output, self.summary.model_id, files)
+        return {entry["file"]: entry for entry in found.to_pylist()}
 
     def _end(self, row: dict[str, Any], status: str, failure: str | None) -> None:
         self.open.pop(row["shard"], None)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.batches import REPORT
+from pipeline.listing import list_files
 from pipeline.table import ROWS
 
 _PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
@@ -54,7 +55,7 @@ class Sink:
         folder = storage.join(self.output, "_staging", self.run_id, source.shard)
         name = f"{first:09}-{first + piece.num_rows:09}{'.end' if end else ''}.parquet"
         storage.put_whole(storage.join(folder, name), encode(piece, {}))
-        names = _whole([file.path for file in storage.list_files(folder)])
+        names = _whole(list_files(folder)["path"].to_pylist())
         if names is None:
             return None
         try:

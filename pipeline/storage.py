@@ -1,7 +1,7 @@
-"""The store: list, open, read, put whole, remove. The only module that knows fsspec.
+"""The store: open, read, put whole, remove. With `listing`, the only module that knows fsspec.
 
 In: URIs of any fsspec scheme; `s3://` reads the standard AWS variables, AWS_ENDPOINT_URL included.
-Out: bytes, and `File` entries with size and etag.
+Out: bytes, and `File`s with size and etag.
 Not here: what the files mean, and retries of a whole shard (those are the run's).
 """
 
@@ -25,7 +25,7 @@ ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 
 @dataclass(frozen=True)
 class File:
-    """A file of the store: `path` relative to the listed root, `size` in bytes, `etag` its version."""
+    """A file of the store: `path` relative to a root, `size` in bytes, `etag` its version."""
 
     path: str
     size: int
@@ -38,18 +38,18 @@ def join(uri: str, *parts: str) -> str:
 
 
 def child(root: str, path: str) -> str:
-    """The URI of a file that `list_files(root)` named `path`; `root` may itself be that file."""
+    """The URI of a file that is `path` in a listing of `root`; `root` may itself be that file."""
     return root if "/" not in path and root.endswith("/" + path) else join(root, path)
 
 
-def _locate(uri: str) -> tuple[Any, str]:
+def locate(uri: str) -> tuple[Any, str]:
     """The filesystem and the path in it. Listings are never cached: other runs write there too."""
     options = {"use_listings_cache": False} if uri.startswith(("s3://", "s3a://")) else {}
     fs, path = fsspec.core.url_to_fs(canonical_uri(uri), **options)
     return fs, path
 
 
-def _etag(info: dict[str, Any]) -> str:
+def version_of(info: dict[str, Any]) -> str:
     """The version of a file: the store's etag; where it has none (local), its time of change and size."""
     for name in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(name):
@@ -61,28 +61,11 @@ def _etag(info: dict[str, Any]) -> str:
                     "so a changed shard could not be told from an old one.")
 
 
-def list_files(uri: str) -> Iterator[File]:
-    """Every file under `uri`, recursively, in the store's order; `uri` may be one file.
-
-    Raises:
-        FileNotFoundError: there is nothing at `uri`.
-        PermissionError: the store refuses to list.
-    """
-    fs, root = _locate(uri)
-    found = fs.find(root, detail=True)
-    if not found and not fs.exists(root):
-        raise FileNotFoundError(uri)
-    for path, info in found.items():
-        relative = path[len(root):].lstrip("/") if path != root else path.rsplit("/", 1)[-1]
-        if relative:
-            yield File(relative, int(info["size"]), _etag(info))
-
-
 def stat(uri: str) -> File:
     """The file at `uri` as the store has it now (its `path` is the base name). Raises FileNotFoundError."""
-    fs, path = _locate(uri)
+    fs, path = locate(uri)
     info = fs.info(path)
-    return File(path.rsplit("/", 1)[-1], int(info["size"]), _etag(info))
+    return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
 
 
 @contextmanager
@@ -92,7 +75,7 @@ def open_read(uri: str, **options: Any) -> Iterator[tuple[IO[bytes], File]]:
     s3fs reads every range with If-Match on the etag it opened, so two versions are never mixed; a local file
     replaced by rename stays the old one to its reader.
     """
-    fs, path = _locate(uri)
+    fs, path = locate(uri)
     with fs.open(path, "rb", **options) as file:
         info = getattr(file, "details", None)
         if isinstance(fs, LocalFileSystem):
@@ -100,12 +83,12 @@ def open_read(uri: str, **options: Any) -> Iterator[tuple[IO[bytes], File]]:
             info = {"size": status.st_size, "mtime": status.st_mtime}
         elif not info:
             info = fs.info(path)
-        yield file, File(path.rsplit("/", 1)[-1], int(info["size"]), _etag(info))
+        yield file, File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file. Raises FileNotFoundError."""
-    fs, path = _locate(uri)
+    fs, path = locate(uri)
     data: bytes = fs.cat_file(path)
     return data
 
@@ -116,7 +99,7 @@ def put_whole(uri: str, data: bytes) -> None:
     Object stores: one put. Local: a temporary file beside it (its name starts with a dot), flushed to disk,
     then renamed over.
     """
-    fs, path = _locate(uri)
+    fs, path = locate(uri)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)
         return
@@ -137,7 +120,7 @@ def put_whole(uri: str, data: bytes) -> None:
 
 def remove(uri: str) -> None:
     """Remove a file, or a folder with all in it; nothing there is no error."""
-    fs, path = _locate(uri)
+    fs, path = locate(uri)
     try:
         fs.rm(path, recursive=True)
     except FileNotFoundError:

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from pipeline import catalog, ledger, storage
 from pipeline.config import UserError, canonical_uri
+from pipeline.listing import list_files
 from pipeline.shards import ShardUnreadable, read_samples
-from pipeline.storage import File
 
 _COLUMNS = ["shard", "index", "key", "sha256", "error"]
 
@@ -49,10 +49,10 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, max_image_byte
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     proof = Proof(model_id or _only_model(output_uri))
     try:
-        shards = catalog.shards(storage.list_files(input_uri))
+        shards = catalog.shards(list_files(input_uri))["path"].to_pylist()
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("input", input_uri, error) from error
-    tables = {file.path: file for file in ledger.list_labels(output_uri, proof.model_id)}
+    tables = set(ledger.list_labels(output_uri, proof.model_id)["path"].to_pylist())
     digest = hashlib.sha256()
     with ThreadPoolExecutor(4) as pool:
         results = pool.map(lambda shard: _compare(input_uri, output_uri, proof.model_id, shard, tables,
@@ -64,51 +64,50 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, max_image_byte
             proof.problems += part.problems
             digest.update(part.digest.encode())
     proof.num_shards = len(shards)
-    for path in sorted(tables.keys() - {shard.path + ".parquet" for shard in shards}):
+    for path in sorted(tables - {shard + ".parquet" for shard in shards}):
         proof.num_foreign += 1
         proof.problems.append(f"foreign: {path} is of no shard of the input")
     proof.digest = digest.hexdigest()
     return proof
 
 
-def _compare(input_uri: str, output_uri: str, model_id: str, shard: File, tables: dict[str, File],
-             max_bytes: int) -> Proof:
+def _compare(input_uri: str, output_uri: str, model_id: str, shard: str, tables: set[str], max_bytes: int) -> Proof:
     part = Proof(model_id)
     try:
-        with storage.open_read(storage.child(input_uri, shard.path)) as (file, _):
+        with storage.open_read(storage.child(input_uri, shard)) as (file, _):
             samples = {sample.index: (sample.key, hashlib.sha256(sample.encoded).hexdigest() if not sample.error else
                                       None) for sample in read_samples(file, max_bytes)}
     except (ShardUnreadable, OSError) as error:
-        part.problems.append(f"unreadable: {shard.path}: {error}")
+        part.problems.append(f"unreadable: {shard}: {error}")
         return part
     part.num_samples = len(samples)
-    if shard.path + ".parquet" not in tables:
+    if shard + ".parquet" not in tables:
         part.num_missing = len(samples)
-        part.problems.append(f"missing: {shard.path} has no table ({len(samples)} samples)")
+        part.problems.append(f"missing: {shard} has no table ({len(samples)} samples)")
         return part
-    uri = storage.join(output_uri, "labels", f"model={model_id}", shard.path + ".parquet")
+    uri = storage.join(output_uri, "labels", f"model={model_id}", shard + ".parquet")
     try:
         rows = pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=_COLUMNS).to_pylist()
     except (pa.ArrowInvalid, KeyError) as error:
         part.num_missing = len(samples)
-        part.problems.append(f"unreadable: {shard.path}.parquet: {error}")
+        part.problems.append(f"unreadable: {shard}.parquet: {error}")
         return part
     part.num_rows = len(rows)
     seen: Counter[int] = Counter()
     for row in rows:
         index = row["index"]
         seen[index] += 1
-        if row["shard"] != shard.path or samples.get(index) != (row["key"], row["sha256"]):
+        if row["shard"] != shard or samples.get(index) != (row["key"], row["sha256"]):
             part.num_foreign += 1
-            part.problems.append(f"foreign: {shard.path}: row {index} {row['key']!r} is not that sample")
+            part.problems.append(f"foreign: {shard}: row {index} {row['key']!r} is not that sample")
         elif seen[index] > 1:
             part.num_double += 1
-            part.problems.append(f"double: {shard.path}: sample {index} {row['key']!r}")
+            part.problems.append(f"double: {shard}: sample {index} {row['key']!r}")
         if row["error"]:
             part.rejected[row["error"]] += 1
     for index in sorted(samples.keys() - seen.keys()):
         part.num_missing += 1
-        part.problems.append(f"missing: {shard.path}: sample {index} {samples[index][0]!r}")
+        part.problems.append(f"missing: {shard}: sample {index} {samples[index][0]!r}")
     ordered = sorted(tuple(str(row[name]) if name != "index" else f"{row[name]:012}" for name in _COLUMNS)
                      for row in rows)
     part.digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
@@ -117,8 +116,8 @@ def _compare(input_uri: str, output_uri: str, model_id: str, shard: File, tables
 
 def _only_model(output_uri: str) -> str:
     try:
-        files = storage.list_files(storage.join(output_uri, "labels"))
-        models = sorted({file.path.split("/")[0].removeprefix("model=") for file in files if "/" in file.path})
+        paths = list_files(storage.join(output_uri, "labels"))["path"].to_pylist()
+        models = sorted({path.split("/")[0].removeprefix("model=") for path in paths if "/" in path})
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("output", output_uri, error) from error
     if len(models) != 1:

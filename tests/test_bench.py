@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bench import measure
+from pipeline.bench import measure, plan
 from pipeline.bench.photos import PER_SHARD, photographs, write_shards
 from pipeline.config import UserError
 from tests.conftest import job
@@ -57,3 +57,9 @@ def test_the_last_line_is_json_with_the_ratios() -> None:
     ratios = json.loads(done.stdout.splitlines()[-1])["ratios"]
     assert sorted(ratios) == ["decode_of_decode_only", "decode_vs_pillow", "decode_vs_pillow_12mp"]
     assert all(value > 0 for value in ratios.values())
+
+
+def test_planning_over_a_store_of_pages() -> None:
+    with plan._store(3000) as port:
+        run = plan._run(3000, port)  # raises unless the 30 new shards are found
+    assert run.seconds > 0 and run.peak_bytes > 2**20

@@ -6,22 +6,23 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import UserError
+from pipeline.listing import each, list_files
 
 
 def test_put_whole_list_read_remove(tmp_path):
     root = str(tmp_path)
     storage.put_whole(storage.join(root, "a", "b.bin"), b"one")
-    first = list(storage.list_files(root))
+    first = list(each(list_files(root)))
     assert [(file.path, file.size) for file in first] == [("a/b.bin", 3)]
     storage.put_whole(storage.join(root, "a/b.bin"), b"two!")
-    second = list(storage.list_files(root))
+    second = list(each(list_files(root)))
     assert second[0].etag != first[0].etag
     with storage.open_read(storage.join(root, "a/b.bin")) as (file, version):
         assert file.read() == b"two!" and version.etag == second[0].etag
     assert os.listdir(tmp_path / "a") == ["b.bin"]
     storage.remove(storage.join(root, "a"))
     storage.remove(storage.join(root, "a"))
-    assert list(storage.list_files(root)) == []
+    assert list(each(list_files(root))) == []
 
 
 def test_a_failed_put_leaves_nothing(tmp_path, monkeypatch):
@@ -36,7 +37,7 @@ def test_a_failed_put_leaves_nothing(tmp_path, monkeypatch):
 def test_errors_name_the_flag(tmp_path):
     missing = str(tmp_path / "absent")
     with pytest.raises(FileNotFoundError) as caught:
-        list(storage.list_files(missing))
+        list(each(list_files(missing)))
     assert str(storage.explain("input", missing, caught.value)) == f"--input {missing} does not exist."
     with pytest.raises(UserError, match="--output sftp://"):
         storage.check_output("sftp://host/x")

@@ -98,14 +98,14 @@ def _ours(folder: str) -> int:
 
     import ray
 
-    from pipeline import catalog, graph, storage
+    from pipeline import catalog, graph
     from pipeline.config import Config
+    from pipeline.listing import list_files
     cores = len(os.sched_getaffinity(0))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     config = Config(input=folder, output=folder + "-tables", decode_threads=cores)
     pools = graph.choose_pools(config, [cores], 0, "cpu")
-    pending = catalog.plan(catalog.shards(storage.list_files(folder)), [], []).pending
-    counted = graph.decoded(config, pools, pending).map_batches(
+    counted = graph.decoded(config, pools, catalog.shards(list_files(folder))).map_batches(
         NullLabeller, batch_size=1, batch_format="pyarrow", num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
     return sum(int(np.sum(block["num"])) for block in counted.iter_batches(batch_size=None, batch_format="numpy"))
 

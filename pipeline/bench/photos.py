@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.catalog import shards
 from pipeline.config import UserError
+from pipeline.listing import list_files
 from pipeline.shards import read_samples
 
 PER_SHARD = 90
@@ -36,8 +37,8 @@ def photographs(folder: str | None) -> list[bytes]:
     if folder is None:
         return _crops(2 * PER_SHARD)
     found = []
-    for shard in shards(storage.list_files(folder)):
-        with storage.open_read(storage.child(folder, shard.path)) as (file, _):
+    for path in shards(list_files(folder))["path"].to_pylist():
+        with storage.open_read(storage.child(folder, path)) as (file, _):
             found += [sample.encoded for sample in read_samples(file, 2**26) if sample.encoded[:3] == b"\xff\xd8\xff"]
     if len(found) < PER_SHARD:
         raise UserError(f"--photos {folder} holds {len(found)} JPEGs in tar shards; the benchmark needs {PER_SHARD}.")
