@@ -49,7 +49,7 @@ class Config:
     max_rejected: float = _option(
         "exit with 3 if more than this fraction of the images was rejected (everything is committed all the same)",
         0.01, metavar="FRACTION")
-    batch_size: int | None = _option("images a batch (default: 64 on CPU, 256 on GPU)", None, metavar="N")
+    batch_size: int | None = _option("images a batch (default: 96 on CPU, 256 on GPU)", None, metavar="N")
     decoders: int | None = _option("decode actors (default: from the cluster's CPUs)", None, metavar="N")
     decode_threads: int | None = _option("threads of a decode actor (default: from the cluster's CPUs)", None,
                                          metavar="N")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,12 @@ class Pools:
     label_cpus: float
     label_gpus: float
     batch_size: int
+    block_size: int  # images that travel as one object; a batch or several
 
 
-MOST_BLOCKS = 10_000  # of shards: Ray's driver keeps some 10 KB for each; a reader takes a block shard by shard
+MOST_TASKS = 10_000  # of readers: Ray's driver keeps some 10 KB for each
+TASKS_EACH = 4  # of a reader at least, so that all end together
+TASK_BYTES = 2**26  # of small shards that one task of a reader reads: Ray takes 15 ms for each task and its object
 SINK_CPUS = 0.25
 BATCHES_UNFETCHED = 8  # that a reader may be ahead of the driver's loop; Ray's 2 make it wait for each turn of it
 SHARDS_AT_ONCE = 2  # of a reader: while one shard ends or waits for the store, the other decodes
@@ -60,14 +64,16 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
         num_labellers = config.labellers or num_gpus
         free = max(1, int(sum(node_cpus) - num_labellers - 1))
         threads = config.decode_threads or min(4, free)
+        batch_size = config.batch_size or 256
         return Pools(config.decoders or max(1, free // threads), threads, threads, num_labellers, 1, 0.5, 1,
-                     config.batch_size or 256)
+                     batch_size, max(batch_size, 512))
     smallest = min(node_cpus)
     num_labellers = config.labellers or len(node_cpus)
     threads = config.decode_threads or max(1, int(smallest) // 8)
+    batch_size = config.batch_size or 96  # 25 MB: glibc keeps no more than 32 MB in one piece for the next
     return Pools(config.decoders or len(node_cpus), threads, min(0.25, smallest / 4), num_labellers,
                  max(1, int(sum(node_cpus) // num_labellers)), max(0.5, smallest - 1) * len(node_cpus) / num_labellers,
-                 0, config.batch_size or 64)
+                 0, batch_size, batch_size)
 
 
 class LabelStage:
@@ -107,19 +113,28 @@ def _actors(size: int, calls_at_once: int) -> ActorPoolStrategy:
                              max_tasks_in_flight_per_actor=2 * calls_at_once)
 
 
+def tasks(size_bytes: np.ndarray, num_readers: int) -> list[tuple[int, int]]:
+    """Shards `start` to `stop` for each task of a reader: small ones together, as long as there are tasks for all."""
+    before = np.cumsum(size_bytes) - size_bytes
+    total = int(size_bytes.sum())
+    share = max(1, total // MOST_TASKS, min(TASK_BYTES, total // (TASKS_EACH * num_readers)))
+    starts = [0, *(1 + np.flatnonzero(np.diff(before // share))).tolist(), len(size_bytes)]
+    return list(pairwise(starts))
+
+
 def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset:
     """The chain up to the pixels: rows of `BATCH`."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = pools.batch_size * IMAGE_BYTES
+    context.target_max_block_size = pools.block_size * IMAGE_BYTES
     context._max_num_blocks_in_streaming_gen_buffer = BATCHES_UNFETCHED
     ahead = BATCHES_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
     root = canonical_uri(config.input)
     shards = pa.table({"shard": pending["path"], "uri": [child(root, path) for path in pending["path"].to_pylist()]})
-    together = -(-len(shards) // MOST_BLOCKS)
-    blocks = [shards.slice(at, together) for at in range(0, len(shards), together)]
+    blocks = [shards.slice(start, stop - start)
+              for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * SHARDS_AT_ONCE)]
     return ray.data.from_arrow(blocks).map_batches(
         Reader, batch_size=1, batch_format="pyarrow", num_cpus=pools.decode_cpus,
         fn_constructor_args=(pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes),

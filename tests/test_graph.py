@@ -1,9 +1,12 @@
 """How a cluster is shared out: nothing idle, nothing that can never be placed."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 
 from pipeline.config import Config
-from pipeline.graph import SINK_CPUS, choose_pools
+from pipeline.graph import MOST_TASKS, SINK_CPUS, TASK_BYTES, TASKS_EACH, choose_pools, tasks
 
 
 @pytest.mark.parametrize("nodes", [[1.0], [2.0], [16.0], [64.0, 64.0], [4.0, 32.0]])
@@ -11,7 +14,7 @@ def test_cpu_pools_fit_the_nodes(nodes):
     pools = choose_pools(Config(input="i", output="o"), nodes, 0, "cpu")
     used = pools.num_decoders * pools.decode_cpus + pools.num_labellers * pools.label_cpus + pools.num_labellers * SINK_CPUS
     assert used <= sum(nodes) and pools.label_cpus <= min(nodes) and pools.label_gpus == 0
-    assert pools.num_labellers == len(nodes) and pools.batch_size == 64
+    assert pools.num_labellers == len(nodes) and pools.batch_size == 96
 
 
 @pytest.mark.parametrize(("nodes", "gpus"), [([16.0], 1), ([96.0, 96.0], 16), ([4.0], 1), ([10.0], 8)])
@@ -27,3 +30,15 @@ def test_what_the_user_says_goes_first():
     pools = choose_pools(config, [16.0], 0, "cpu")
     assert (pools.num_decoders, pools.decode_threads, pools.num_labellers, pools.batch_size) == (3, 2, 5, 7)
     assert pools.num_labellers * pools.label_cpus <= 16
+
+
+@pytest.mark.parametrize(("sizes", "readers"), [
+    ([1], 4), ([0, 0], 1), ([10] * 10, 2), ([10 * 2**20] * 200, 2), ([2**30] * 7, 2), ([1, 2**30, 1, 1, 2**27, 5], 1),
+    ([2**20] * 10**6, 100), ([2**30] * 10**6, 100)])
+def test_each_shard_is_in_one_task_and_there_are_tasks_for_all(sizes, readers):
+    made = tasks(np.array(sizes), readers)
+    assert made[0][0] == 0 and made[-1][1] == len(sizes)
+    assert all(start < stop for start, stop in made) and all(a[1] == b[0] for a, b in pairwise(made))
+    if len(set(sizes)) == 1:
+        assert min(len(sizes), TASKS_EACH * readers) <= len(made) <= 2 * MOST_TASKS or not sum(sizes)
+        assert max(stop - start for start, stop in made) <= max(2, 1 + max(TASK_BYTES, sum(sizes) / MOST_TASKS) // max(1, sizes[0]))
