@@ -51,7 +51,7 @@ BATCHES_UNFETCHED = 8  # that a reader may be ahead of the driver's loop; Ray's 
 SHARDS_AT_ONCE = 2  # of a reader: while one shard ends or waits for the store, the other decodes
 BATCHES_AT_ONCE = 2  # of a labeller: the device computes one while the other is brought and taken away
 PUTS_AT_ONCE = 4  # of a sink actor: a put waits for the store, not for a processor
-BATCHES_AHEAD = 6  # decoded batches kept for each labeller: enough to never wait, few enough to keep memory flat
+BLOCKS_AHEAD = 3  # of each reader and labeller: enough to never wait, few enough to keep memory flat
 
 
 def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: str) -> Pools:
@@ -66,7 +66,7 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
         threads = config.decode_threads or min(4, free)
         batch_size = config.batch_size or 256
         return Pools(config.decoders or max(1, free // threads), threads, threads, num_labellers, 1, 0.5, 1,
-                     batch_size, max(batch_size, 512))
+                     batch_size, max(batch_size, 1024))
     smallest = min(node_cpus)
     num_labellers = config.labellers or len(node_cpus)
     threads = config.decode_threads or max(1, int(smallest) // 8)
@@ -129,7 +129,7 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
     context.print_on_execution_start = False
     context.target_max_block_size = pools.block_size * IMAGE_BYTES
     context._max_num_blocks_in_streaming_gen_buffer = BATCHES_UNFETCHED
-    ahead = BATCHES_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
+    ahead = BLOCKS_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
     root = canonical_uri(config.input)
     shards = pa.table({"shard": pending["path"], "uri": [child(root, path) for path in pending["path"].to_pylist()]})
