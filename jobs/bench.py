@@ -25,7 +25,8 @@ def main() -> int:
                "model   the network on this processor, against timm, OpenVINO, torch.compile\n"
                "feed    pixels to where a network takes them, against Ray Data as documented, webdataset, Daft\n"
                "job     the whole of jobs/label.py against the labeller alone; first commit; memory\n"
-               "plan    listing and planning 10^4, 10^5, 10^6 shards, against a store on 127.0.0.1\n\n"
+               "plan    listing and planning 10^4, 10^5, 10^6 shards, against a store on 127.0.0.1\n"
+               "gpu     a CUDA device: its matrix rate, the network alone, fed from host memory, the whole job\n\n"
                "The rivals come with `make bench`. Each figure is a median; ratios are taken round by round.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--photos", metavar="DIR", help="tar shards of JPEGs to use (default: packaged photographs, "

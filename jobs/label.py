@@ -40,7 +40,8 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in summary.rejected.most_common())
         print(f"images    {summary.num_images:,} at {summary.images_per_s:.1f}/s, "
               f"{summary.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}")
-        print(f"model     {summary.model_id} on {summary.device} in {summary.precision}, {summary.hardware}")
+        how = "captured graphs" if summary.device == "cuda" else "not compiled, which for no number of images pays back"
+        print(f"model     {summary.model_id} on {summary.device} in {summary.precision} ({how}), {summary.hardware}")
     for shard, reason in sorted(summary.failed.items()):
         print(f"failed    {shard}: {reason}")
     if summary.num_orphans:

@@ -41,17 +41,18 @@ class Pools:
     label_gpus: float
     batch_size: int
     block_size: int  # images that travel as one object; a batch or several
+    task_bytes: int  # of small shards that a reader takes in one task, one after the other
 
 
 MOST_TASKS = 10_000  # of readers: Ray's driver keeps some 10 KB for each
 TASKS_EACH = 4  # of a reader at least, so that all end together
-TASK_BYTES = 2**26  # of small shards that one task of a reader reads: Ray takes 15 ms for each task and its object
+TASK_BYTES = 2**26  # Ray takes 15 ms for each task and its object, in which a GPU labels 150 images
 SINK_CPUS = 0.25
 BATCHES_UNFETCHED = 8  # that a reader may be ahead of the driver's loop; Ray's 2 make it wait for each turn of it
 SHARDS_AT_ONCE = 2  # of a reader: while one shard ends or waits for the store, the other decodes
 BATCHES_AT_ONCE = 2  # of a labeller: the device computes one while the other is brought and taken away
 PUTS_AT_ONCE = 4  # of a sink actor: a put waits for the store, not for a processor
-BLOCKS_AHEAD = 3  # of each reader and labeller: enough to never wait, few enough to keep memory flat
+BLOCKS_AHEAD = 6  # of each reader and labeller: enough to never wait, few enough to keep memory flat
 
 
 def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: str) -> Pools:
@@ -66,14 +67,14 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
         threads = config.decode_threads or min(4, free)
         batch_size = config.batch_size or 256
         return Pools(config.decoders or max(1, free // threads), threads, threads, num_labellers, 1, 0.5, 1,
-                     batch_size, max(batch_size, 1024))
+                     batch_size, max(batch_size, 1024), TASK_BYTES)
     smallest = min(node_cpus)
     num_labellers = config.labellers or len(node_cpus)
     threads = config.decode_threads or max(1, int(smallest) // 8)
     batch_size = config.batch_size or 96  # 25 MB: glibc keeps no more than 32 MB in one piece for the next
     return Pools(config.decoders or len(node_cpus), threads, min(0.25, smallest / 4), num_labellers,
                  max(1, int(sum(node_cpus) // num_labellers)), max(0.5, smallest - 1) * len(node_cpus) / num_labellers,
-                 0, batch_size, batch_size)
+                 0, batch_size, batch_size, 0)
 
 
 class LabelStage:
@@ -113,11 +114,11 @@ def _actors(size: int, calls_at_once: int) -> ActorPoolStrategy:
                              max_tasks_in_flight_per_actor=2 * calls_at_once)
 
 
-def tasks(size_bytes: np.ndarray, num_readers: int) -> list[tuple[int, int]]:
-    """Shards `start` to `stop` for each task of a reader: small ones together, as long as there are tasks for all."""
+def tasks(size_bytes: np.ndarray, num_readers: int, task_bytes: int) -> list[tuple[int, int]]:
+    """Shards `start` to `stop` for each task of a reader: up to `task_bytes` together, as long as there are tasks for all."""
     before = np.cumsum(size_bytes) - size_bytes
     total = int(size_bytes.sum())
-    share = max(1, total // MOST_TASKS, min(TASK_BYTES, total // (TASKS_EACH * num_readers)))
+    share = max(1, total // MOST_TASKS, min(task_bytes, total // (TASKS_EACH * num_readers)))
     starts = [0, *(1 + np.flatnonzero(np.diff(before // share))).tolist(), len(size_bytes)]
     return list(pairwise(starts))
 
@@ -134,10 +135,12 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
     root = canonical_uri(config.input)
     shards = pa.table({"shard": pending["path"], "uri": [child(root, path) for path in pending["path"].to_pylist()]})
     blocks = [shards.slice(start, stop - start)
-              for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * SHARDS_AT_ONCE)]
+              for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * SHARDS_AT_ONCE,
+                                         pools.task_bytes)]
     return ray.data.from_arrow(blocks).map_batches(
         Reader, batch_size=1, batch_format="pyarrow", num_cpus=pools.decode_cpus,
-        fn_constructor_args=(pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes),
+        fn_constructor_args=(pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes,
+                             config.reduced_decode),
         compute=_actors(min(pools.num_decoders, len(blocks)), SHARDS_AT_ONCE))
 
 

@@ -45,14 +45,17 @@ class Reader:
         batch_size: images a batch.
         num_threads: of the decode pool.
         max_image_pixels, max_image_bytes: above which an image is rejected as `too_large`.
+        reduce: decode large JPEGs at a reduced scale.
     """
 
-    def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, max_image_bytes: int) -> None:
+    def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, max_image_bytes: int,
+                 reduce: bool = True) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # each thread of the pool resizes by itself
         self.batch_size = batch_size
         self.max_image_pixels = max_image_pixels
         self.max_image_bytes = max_image_bytes
+        self.reduce = reduce
         self.pool = ThreadPoolExecutor(num_threads, "decode")
         self.free: list[np.ndarray] = []
 
@@ -105,7 +108,7 @@ class Reader:
         begun = time.perf_counter()
         if sample.error is None:
             decoded = decode(sample.encoded, slot_HWC, max_pixels=self.max_image_pixels,
-                             max_bytes=self.max_image_bytes)
+                             max_bytes=self.max_image_bytes, reduce=self.reduce)
         else:
             slot_HWC[...] = 0
             decoded = Decoded(None, None, sample.error)

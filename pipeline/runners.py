@@ -22,6 +22,8 @@ from pipeline.memory import keep_freed_memory
 
 IN_CACHE = 4  # images at once on a core: what lies between two layers then stays in its cache
 
+ACTIVATION_BYTES = 2**25  # for an image, at most: three maps of 147 x 147 x 64 in float32, and cuDNN's workspace
+
 
 class OnCpu:
     """A few images at a time on each core, none waiting for another.
@@ -54,42 +56,55 @@ class _Slot(NamedTuple):
     device_NHWC: Tensor
     device_NK: Tensor  # float32
     host_NK: Tensor  # pinned
-    graph: torch.cuda.CUDAGraph
+    graphs: dict[int, torch.cuda.CUDAGraph]  # by the number of images they compute
     copying: torch.cuda.Stream
     copied: torch.cuda.Event
     done: torch.cuda.Event
 
 
 class OnCuda:
-    """Batches of a fixed size through a captured graph; the next batch is copied in while one is computed."""
+    """Batches of fixed sizes through captured graphs; the next batch is copied in while one is computed.
+
+    There is a graph for `batch_size` images, one for half of it and one for a quarter: a batch takes the smallest that
+    holds it, and what is behind its images is padding.
+    """
 
     def __init__(self, network: UintNetwork, batch_size: int) -> None:
-        torch.backends.cudnn.benchmark = True  # all batches have one shape
+        torch.backends.cudnn.benchmark = True  # all batches of a graph have one shape
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 has the 10 bits of fp16
         self.network = network.cuda()
-        self.batch_size = batch_size
+        self.batch_size = fitting(batch_size, torch.cuda.mem_get_info()[0])
         self.computing = torch.cuda.Stream()
         self.order = threading.Lock()
         self.slots: SimpleQueue[_Slot] = SimpleQueue()
         pool = torch.cuda.graph_pool_handle()  # graphs run one after the other, so they share their memory
         for _ in range(2):
-            self.slots.put(self._capture(pool))
+            self.slots.put(self._slot(pool))
 
     @torch.inference_mode()
-    def _capture(self, pool: Any) -> _Slot:
+    def _slot(self, pool: Any) -> _Slot:
         shape = (self.batch_size, INPUT_SIZE, INPUT_SIZE, 3)
         device_NHWC = torch.zeros(shape, dtype=torch.uint8, device="cuda")
         self.computing.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.computing):
+            device_NK = self.network(device_NHWC).clone()  # not of the shared memory
+        self.computing.synchronize()
+        sizes = {max(1, self.batch_size // part) for part in (1, 2, 4)}
+        graphs = {size: self._capture(device_NHWC[:size], device_NK[:size], pool) for size in sorted(sizes, reverse=True)}
+        return _Slot(torch.empty(shape, dtype=torch.uint8, pin_memory=True), device_NHWC, device_NK,
+                     torch.empty(device_NK.shape, pin_memory=True), graphs, torch.cuda.Stream(), torch.cuda.Event(),
+                     torch.cuda.Event())
+
+    def _capture(self, device_NHWC: Tensor, device_NK: Tensor, pool: Any) -> torch.cuda.CUDAGraph:
+        self.computing.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.computing):
             for _ in range(3):  # cuDNN chooses its algorithms before the capture
-                device_NK = self.network(device_NHWC).clone()
+                device_NK.copy_(self.network(device_NHWC))
         self.computing.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool, stream=self.computing):
-            device_NK.copy_(self.network(device_NHWC))  # the place of the answers is not of the shared memory
-        return _Slot(torch.empty(shape, dtype=torch.uint8, pin_memory=True), device_NHWC, device_NK,
-                     torch.empty(device_NK.shape, pin_memory=True), graph, torch.cuda.Stream(), torch.cuda.Event(),
-                     torch.cuda.Event())
+            device_NK.copy_(self.network(device_NHWC))
+        return graph
 
     def __call__(self, image_NHWC: np.ndarray) -> np.ndarray:
         starts = range(0, max(1, len(image_NHWC)), self.batch_size)
@@ -101,14 +116,21 @@ class OnCuda:
         try:
             np.copyto(slot.host_NHWC.numpy()[:num], image_NHWC)
             with torch.cuda.stream(slot.copying):
-                slot.device_NHWC[:num].copy_(slot.host_NHWC[:num], non_blocking=True)  # what is behind it is padding
+                slot.device_NHWC[:num].copy_(slot.host_NHWC[:num], non_blocking=True)
                 slot.copied.record()
             with self.order, torch.cuda.stream(self.computing):
                 slot.copied.wait()
-                slot.graph.replay()
+                slot.graphs[min(size for size in slot.graphs if size >= num)].replay()
                 slot.host_NK[:num].copy_(slot.device_NK[:num], non_blocking=True)
                 slot.done.record()
             slot.done.synchronize()
             return slot.host_NK[:num].numpy().copy()
         finally:
             self.slots.put(slot)
+
+
+def fitting(batch_size: int, free_bytes: int) -> int:
+    """`batch_size`, halved until what lies between the layers takes at most half of the device's free memory."""
+    while batch_size > 1 and batch_size * ACTIVATION_BYTES > free_bytes // 2:
+        batch_size //= 2
+    return batch_size

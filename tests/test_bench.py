@@ -6,9 +6,11 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from pipeline.bench import measure, plan
+from pipeline.bench import gpu, measure, plan
 from pipeline.bench.photos import PER_SHARD, photographs, write_shards
 from pipeline.config import UserError
 from tests.conftest import job
@@ -63,3 +65,15 @@ def test_planning_over_a_store_of_pages() -> None:
     with plan._store(3000) as port:
         run = plan._run(3000, port)  # raises unless the 30 new shards are found
     assert run.seconds > 0 and run.peak_bytes > 2**20
+
+
+def test_the_gpu_part_measures_what_it_says() -> None:
+    assert gpu.matrix_rate("cpu", torch.float32, 64) > 0
+    seen: list[int] = []
+    assert gpu.fed(lambda image_NHWC: seen.append(len(image_NHWC)), np.zeros((3, 2, 2, 3), np.uint8), 4) == 12 == sum(seen)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_the_gpu_part_is_left_out_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.measure(measure.Setting([], str(tmp_path), 1)).ratios == {}
+    assert "no CUDA device" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from pipeline.config import UserError
 from pipeline.folded import FoldedConv, fold_batch_norms
 from pipeline.inception_v4 import InceptionV4
 from pipeline.labeller import Labeller, check_classes, resolve_device, resolve_precision
+from pipeline.runners import fitting
 
 NUM_CLASSES = 20
 
@@ -169,6 +170,21 @@ def test_classes_must_be_as_many_as_outputs(state: dict[str, Tensor]) -> None:
     with pytest.raises(UserError, match="--classes names 1000 classes and --weights has 20"):
         check_classes(state, load_classes())
     check_classes(state, load_classes().slice(0, NUM_CLASSES))
+
+
+def test_a_batch_is_halved_until_it_fits_the_device() -> None:
+    assert [fitting(256, free * 2**30) for free in (80, 16, 8, 1)] == [256, 256, 128, 16]
+    assert fitting(1, 0) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("number", [1, 3, 4, 5, 8, 9, 17])
+def test_a_gpu_takes_any_number_of_images(state: dict[str, Tensor], number: int) -> None:
+    image_NHWC = np.random.default_rng(0).integers(0, 256, (number, 299, 299, 3), np.uint8)
+    whole, few = (Labeller(state, "cuda", "fp32", batch_size=size)(image_NHWC) for size in (32, 8))
+    assert whole.embedding.shape == (number, 1536)
+    np.testing.assert_allclose(few.embedding, whole.embedding, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.batches import BATCH, samples_of
+from pipeline.decode import decode
 from pipeline.reader import Reader, pixels_of
 from tests.test_shards import make_tar
 
@@ -46,6 +47,33 @@ def test_a_rejected_image_keeps_its_place(tmp_path):
     batch, = read(tmp_path, make_tar(("a.png", png(1)), ("b.jpg", b""), ("c.png", png(3)[:-30]), ("d.png", png(4))))
     assert samples_of(batch)["error"].to_pylist() == [None, "empty", "truncated", None]
     assert np.array_equal(pixels_of(batch)[:, 0, 0, 0], [1, 0, 0, 4])
+
+
+def test_reduced_decoding_can_be_switched_off(tmp_path):
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (2800, 2800, 3), np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", quality=70)
+    (tmp_path / "a.tar").write_bytes(make_tar(("a.jpg", file.getvalue())))
+    shards = pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})
+    fast, exact = (pixels_of(next(iter(Reader(1, 1, 10**9, 10**9, reduce)(shards)))) for reduce in (True, False))
+    whole, slot = np.empty((2, 299, 299, 3), np.uint8)
+    decode(file.getvalue(), whole, max_pixels=10**9, max_bytes=10**9, reduce=False)
+    decode(file.getvalue(), slot, max_pixels=10**9, max_bytes=10**9)
+    assert np.array_equal(exact[0], whole) and np.array_equal(fast[0], slot) and not np.array_equal(whole, slot)
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it(tmp_path):
+    (tmp_path / "a.tar").write_bytes(make_tar(*((f"{n}.png", png(n)) for n in range(40))))
+    reader = Reader(4, 2, 10**6, 10**6)
+    shards = pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})
+    held = [pixels_of(batch) for batch in reader(shards)]
+    assert np.array_equal(np.concatenate(held)[:, 0, 0, 0], np.arange(40)) and len(reader.free) == 0
+    del held
+    assert len(reader.free) == 10
+    for at, batch in enumerate(reader(shards)):
+        assert pixels_of(batch)[:, 0, 0, 0].tolist() == list(range(4 * at, 4 * at + 4))
+    del batch
+    assert len(reader.free) == 10
 
 
 def test_a_shard_without_images_is_one_empty_batch(tmp_path):

@@ -42,7 +42,7 @@ def measure(setting: Setting) -> Part:
         for number in sorted({number for sizes in SIZES.values() for number in sizes}):
             write_shards(setting.photos, f"{folder}/{number}", number)
         for _ in range(max(1, setting.repeats // 2)):
-            ceilings.append(len(os.sched_getaffinity(0)) * _one_core(setting.photos))
+            ceilings.append(len(os.sched_getaffinity(0)) * one_core_rate(setting.photos))
             for name, sizes in SIZES.items():
                 seconds = {PER_SHARD * number: [_run(name, f"{folder}/{number}")] for number in sizes}
                 rate, start = slope(seconds)
@@ -62,7 +62,7 @@ def measure(setting: Setting) -> Part:
     return part
 
 
-def _one_core(photos: list[bytes]) -> float:
+def one_core_rate(photos: list[bytes]) -> float:
     """Images a second of our decoder on one core."""
     slot_HWC = np.empty((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
 
