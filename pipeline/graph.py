@@ -118,7 +118,7 @@ def tasks(size_bytes: np.ndarray, num_readers: int, task_bytes: int) -> list[tup
     """Shards `start` to `stop` for each task of a reader: up to `task_bytes` together, as long as there are tasks for all."""
     before = np.cumsum(size_bytes) - size_bytes
     total = int(size_bytes.sum())
-    share = max(1, total // MOST_TASKS, min(task_bytes, total // (TASKS_EACH * num_readers)))
+    share = max(1, total // MOST_TASKS if len(size_bytes) > MOST_TASKS else 0, min(task_bytes, total // (TASKS_EACH * num_readers)))
     starts = [0, *(1 + np.flatnonzero(np.diff(before // share))).tolist(), len(size_bytes)]
     return list(pairwise(starts))
 

@@ -1,7 +1,8 @@
 """Benchmark part `job`: the whole of `jobs/label.py`, as a process, over 1, 4 and 16 shards of 90 photographs.
 
 Steady state is the slope from 4 to 16 shards, against the labeller alone on all cores, measured before and after. Peak
-memory is what the job's process and all that it started have to themselves, and the object store. Untrained weights, from a file, since making them takes seconds that weights from a file do not.
+memory is what the job's process and all that it started have to themselves, and the object store. Untrained weights,
+from a file, since making them takes seconds that weights from a file do not.
 """
 
 from __future__ import annotations
