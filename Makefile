@@ -15,7 +15,7 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy pipeline jobs
 bench: .venv/.bench
-	$(PY) jobs/bench.py $(if $(PHOTOS),--photos $(PHOTOS))
+	$(PY) jobs/bench.py --repeats 3 $(if $(PHOTOS),--photos $(PHOTOS))
 .venv/.bench: .venv/.done
 	$(PY) -m pip install -q -c constraints.txt -e '.[bench]'
 	$(PY) -m pip install -q --no-deps daft==0.7.26  # it asks for an older pyarrow, and runs with ours
