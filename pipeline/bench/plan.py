@@ -65,15 +65,26 @@ def _run(number: int, port: int) -> _Run:
         stdout=subprocess.PIPE, text=True, env=os.environ | {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1"})
+    peak_bytes = 0
     with process:
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, _peak(process.pid))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - begun
         assert process.stdout is not None
         told = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or f"would label {number // NEW:,} shards" not in told:
         raise RuntimeError(f"jobs/label.py --dry-run over {number:,} shards: exit {process.returncode}\n{told}")
-    return _Run(seconds, usage.ru_maxrss * 1024)
+    return _Run(seconds, peak_bytes)
+
+
+def _peak(pid: int) -> int:
+    """The most resident bytes a process ever had; 0 if it has ended. (`getrusage` counts those of its parent, too.)"""
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), 0)
+    except OSError:
+        return 0
 
 
 @contextmanager
