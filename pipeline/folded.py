@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.inception_v4 import MEAN, STD, Conv, InceptionA, InceptionB, InceptionC, InceptionV4
 
-ONEDNN: dict[torch.dtype, Callable[[], bool]] = {  # whether the CPU library that torch uses for convolutions takes the type on this processor
+# Whether the CPU library that torch uses for convolutions takes the type on this processor.
+ONEDNN: dict[torch.dtype, Callable[[], bool]] = {
     torch.float32: torch.backends.mkldnn.is_available,
     torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
     torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,

@@ -115,10 +115,12 @@ def _actors(size: int, calls_at_once: int) -> ActorPoolStrategy:
 
 
 def tasks(size_bytes: np.ndarray, num_readers: int, task_bytes: int) -> list[tuple[int, int]]:
-    """Shards `start` to `stop` for each task of a reader: up to `task_bytes` together, as long as there are tasks for all."""
+    """Shards `start` to `stop` of each task: up to `task_bytes` together, and still `TASKS_EACH` tasks a reader."""
     before = np.cumsum(size_bytes) - size_bytes
     total = int(size_bytes.sum())
-    share = max(1, total // MOST_TASKS if len(size_bytes) > MOST_TASKS else 0, min(task_bytes, total // (TASKS_EACH * num_readers)))
+    share = max(1, min(task_bytes, total // (TASKS_EACH * num_readers)))
+    if len(size_bytes) > MOST_TASKS:
+        share = max(share, total // MOST_TASKS)
     starts = [0, *(1 + np.flatnonzero(np.diff(before // share))).tolist(), len(size_bytes)]
     return list(pairwise(starts))
 

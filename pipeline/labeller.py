@@ -26,6 +26,7 @@ from pipeline.runners import OnCpu, OnCuda
 TOP = 5  # classes in an answer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+
 class Answers(NamedTuple):
     """What the network says of N images; k is 5, or the number of classes if that is less. Best first."""
 

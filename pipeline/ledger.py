@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.catalog import FINISHED
 from pipeline.listing import FILES, list_files
+from pipeline.output import labels_folder
 
 REJECTED = pa.list_(pa.struct([("error", pa.string()), ("num_images", pa.int64())]))
 
@@ -91,7 +92,7 @@ def read_finished(output: str, model_id: str) -> pa.Table:
 
 def list_labels(output: str, model_id: str) -> pa.Table:
     """The finished files of a model as a table of `FILES`, `path` relative to `labels/model=<model_id>/`."""
-    files = _list(storage.join(output, "labels", f"model={model_id}"))
+    files = _list(labels_folder(output, model_id))
     return files.filter(pc.match_substring_regex(files["path"], r"(^|/)[^./][^/]*\.parquet$"))
 
 
@@ -100,7 +101,7 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
 
     A file without our footer says nothing, and its shard is labelled again.
     """
-    folder = storage.join(output, "labels", f"model={model_id}")
+    folder = labels_folder(output, model_id)
 
     def read(path: str) -> tuple[str, int, str, int, str] | None:
         try:

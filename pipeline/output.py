@@ -1,4 +1,4 @@
-"""Who owns an output: one input root, and one list of class names for each model.
+"""An output: where a model's tables lie in it, and who owns it: one input root, one list of class names a model.
 
 In: the config, the output as it stands. Out: a `UserError` in a sentence, or the marks `input.json` and
 `classes/<model_id>.parquet`, written once.
@@ -15,6 +15,16 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config import Config, UserError, canonical_uri
 from pipeline.listing import list_files
+
+
+def labels_folder(output: str, model_id: str) -> str:
+    """Where a model's tables are, and nothing else."""
+    return storage.join(output, "labels", f"model={model_id}")
+
+
+def labels_uri(output: str, model_id: str, shard: str) -> str:
+    """The one file of a shard: its own path, mirrored, and `.parquet` behind it."""
+    return storage.join(labels_folder(output, model_id), shard + ".parquet")
 
 
 def check_root(config: Config) -> None:
@@ -60,9 +70,11 @@ def _owner(output: str) -> str | None:
     table = next((path for path in paths if path.endswith(".parquet") and "/" in path), None)
     if table is None:
         return None
-    footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", table)))).metadata
+    footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", table)))).metadata or {}
+    if b"source_uri" not in footer:
+        return None
     shard = table.split("/", 1)[1].removesuffix(".parquet")  # behind model=<model_id>/
-    return str(footer[b"source_uri"].decode().removesuffix("/" + shard)) if footer and b"source_uri" in footer else None
+    return str(footer[b"source_uri"].decode().removesuffix("/" + shard))
 
 
 def _read(uri: str) -> bytes | None:

@@ -16,7 +16,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -92,17 +91,18 @@ class Reader:
 
         Fresh memory costs 4 % of decoding: the kernel clears each page of it.
         """
-        with suppress(IndexError):
+        try:
             memory = self.free.pop()
-            ours = memory.view()
-            weakref.finalize(ours, self.free.append, memory)
-            return ours
-        self.free.append(np.empty((self.batch_size, INPUT_SIZE, INPUT_SIZE, 3), np.uint8))
-        return self._memory()
+        except IndexError:
+            memory = np.empty((self.batch_size, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+        lent = memory.view()
+        weakref.finalize(lent, self.free.append, memory)
+        return lent
 
     def _submit(self, samples: list[Sample], pixels_NHWC: np.ndarray, first: int) -> _Few:
         """Decode samples into the slots from `first` on; the task holds the array itself, so its memory is not free."""
-        return self.pool.submit(lambda: [self._decode(sample, pixels_NHWC[slot]) for slot, sample in enumerate(samples, first)])
+        return self.pool.submit(
+            lambda: [self._decode(sample, pixels_NHWC[slot]) for slot, sample in enumerate(samples, first)])
 
     def _decode(self, sample: Sample, slot_HWC: np.ndarray) -> _Done:
         begun = time.perf_counter()

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.batches import REPORT
 from pipeline.listing import list_files
+from pipeline.output import labels_uri
 from pipeline.table import ROWS
 
 _PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
@@ -92,11 +93,6 @@ class Committer:
         row |= {"num_images": made.num_rows, "errors": made["error"].drop_null().to_pylist(),
                 "file_size": committed and committed.size, "file_etag": committed and committed.etag}
         return pa.Table.from_pylist([row], schema=REPORT)
-
-
-def labels_uri(output: str, model_id: str, shard: str) -> str:
-    """The one file of a shard: its own path, mirrored, and `.parquet` behind it."""
-    return storage.join(output, "labels", f"model={model_id}", shard + ".parquet")
 
 
 def encode(rows: pa.Table, footer: dict[str, str]) -> bytes:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import catalog, ledger, storage
 from pipeline.config import UserError, canonical_uri
 from pipeline.listing import list_files
+from pipeline.output import labels_uri
 from pipeline.shards import ShardUnreadable, read_samples
 
 _COLUMNS = ["shard", "index", "key", "sha256", "error"]
@@ -85,7 +86,7 @@ def _compare(input_uri: str, output_uri: str, model_id: str, shard: str, tables:
         part.num_missing = len(samples)
         part.problems.append(f"missing: {shard} has no table ({len(samples)} samples)")
         return part
-    uri = storage.join(output_uri, "labels", f"model={model_id}", shard + ".parquet")
+    uri = labels_uri(output_uri, model_id, shard)
     try:
         rows = pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=_COLUMNS).to_pylist()
     except (pa.ArrowInvalid, KeyError) as error:

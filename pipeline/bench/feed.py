@@ -2,8 +2,9 @@
 
 Ours is the job's own Ray Data chain up to an actor that takes the pixels and counts them. The rivals read the
 same tar shards on the same cores, each in a process of its own, and throw the images away:
-Ray Data as its guide to image classification teaches (`read_webdataset`, torchvision's ToTensor and Resize, the original
-image kept beside, `map_batches` on an actor); webdataset with a DataLoader and Pillow; Daft with its own decoder and resizer (bilinear, to the square: less work than ours).
+Ray Data as its guide to image classification teaches (`read_webdataset`, torchvision's ToTensor and Resize, the
+original image kept beside, `map_batches` on an actor); webdataset with a DataLoader and Pillow; Daft with its own
+decoder and resizer (bilinear, to the square: less work than ours).
 Steady state is the slope between two numbers of shards; the ceiling is cores x one core's decode and resize.
 """
 
@@ -91,7 +92,7 @@ class NullLabeller:
 
     def __call__(self, batch: Any) -> dict[str, np.ndarray]:
         from pipeline.reader import pixels_of
-        return {"num": np.array([len(pixels_of(batch))])}  # a batch of one row
+        return {"num": np.array([len(pixels_of(batch))])}
 
 
 def _ours(folder: str) -> int:

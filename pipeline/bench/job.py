@@ -22,15 +22,14 @@ from typing import NamedTuple
 import psutil
 
 from pipeline import weights
-from pipeline.bench.measure import Part, Setting, race, ratio, slope
+from pipeline.bench.measure import JOB, Part, Setting, race, ratio, slope
 from pipeline.bench.model import BATCH, labeller, pixels
 from pipeline.bench.photos import PER_SHARD, write_shards
 
 SIZES = (1, 4, 16)  # shards
-JOB = Path(__file__).parents[2] / "jobs" / "label.py"
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     seconds: float
     first_commit_s: float
     peak_bytes: int
@@ -42,7 +41,7 @@ def measure(setting: Setting) -> Part:
     state = weights.load(weights.identify("seed:0"))
     network, image_NHWC = labeller(state), pixels(setting.photos, 2 * BATCH)
     alone: Callable[[], int] = lambda: len(network(image_NHWC).prob)
-    runs: dict[int, list[_Run]] = {number: [] for number in SIZES}
+    runs: dict[int, list[Run]] = {number: [] for number in SIZES}
     rates, labels = [], []
     with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
         safetensors.torch.save_file(state, f"{folder}/weights.safetensors")
@@ -52,7 +51,7 @@ def measure(setting: Setting) -> Part:
             before = race({"alone": alone}, 3)["alone"]
             for number in SIZES:
                 runs[number].append(run_job(f"{folder}/{number}", f"{folder}/tables-{number}-{round_}",
-                                         f"{folder}/weights.safetensors", number))
+                                            f"{folder}/weights.safetensors", number))
             labels.append(median(before + race({"alone": alone}, 3)["alone"]))
             rates.append(slope({number * PER_SHARD: [runs[number][-1].seconds] for number in SIZES[1:]})[0])
     part = Part(figures={"job": {"labeller": labels, "job": rates, "runs": runs}})
@@ -70,7 +69,7 @@ def measure(setting: Setting) -> Part:
     return part
 
 
-def run_job(folder: str, output: str, weights_path: str, number: int) -> _Run:
+def run_job(folder: str, output: str, weights_path: str, number: int) -> Run:
     """Run the job as a process, and watch it; raises RuntimeError unless it wrote `number` tables."""
     begun = time.perf_counter()
     first, peak = 0.0, 0
@@ -84,7 +83,7 @@ def run_job(folder: str, output: str, weights_path: str, number: int) -> _Run:
     seconds = time.perf_counter() - begun
     if process.returncode or len(glob.glob(f"{output}/labels/*/*.parquet")) != number:
         raise RuntimeError(f"jobs/label.py: exit {process.returncode}\n{Path(output + '.log').read_text()[-3000:]}")
-    return _Run(seconds, first, peak)
+    return Run(seconds, first, peak)
 
 
 def _memory(pid: int) -> int:

@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
+
+JOB = Path(__file__).parents[2] / "jobs" / "label.py"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -25,14 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import weights
-from pipeline.bench.measure import Part, Setting
+from pipeline.bench.measure import JOB, Part, Setting
 from pipeline.ledger import SHARDS
 
 SIZES = (10**4, 10**5, 10**6)  # shards
 NEW = 100  # one shard in so many is new
 LEDGER_ROWS = 10**4  # of one file of the ledger
 PAGE = 1000  # objects, as S3 has it
-JOB = Path(__file__).parents[2] / "jobs" / "label.py"
 MODEL_ID = weights.identify("seed:0").model_id
 
 
