@@ -12,6 +12,7 @@ import os
 import sys
 
 from pipeline.config import UserError, canonical_uri, parse_config
+from pipeline.output import labels_folder
 from pipeline.run import Summary, label
 
 
@@ -48,7 +49,7 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
         print(f"note      {summary.num_orphans:,} tables are of shards that are no longer in the input")
     if summary.meaningless:
         print("note      these weights are untrained: the labels mean nothing")
-    tables = f"{output}/labels/model={summary.model_id}"
+    tables = labels_folder(output, summary.model_id)
     print(f"tables    {tables}")
     print(f"duckdb    SELECT label, count(*) AS images FROM '{tables}/**/*.parquet' GROUP BY ALL ORDER BY images DESC;")
 

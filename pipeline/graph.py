@@ -115,7 +115,10 @@ def _actors(size: int, calls_at_once: int) -> ActorPoolStrategy:
 
 
 def tasks(size_bytes: np.ndarray, num_readers: int, task_bytes: int) -> list[tuple[int, int]]:
-    """Shards `start` to `stop` of each task: up to `task_bytes` together, and still `TASKS_EACH` tasks a reader."""
+    """Shards `start` to `stop` of each task: up to `task_bytes` together, and still `TASKS_EACH` tasks a reader.
+
+    Beyond `MOST_TASKS` shards as many together as that takes.
+    """
     before = np.cumsum(size_bytes) - size_bytes
     total = int(size_bytes.sum())
     share = max(1, min(task_bytes, total // (TASKS_EACH * num_readers)))

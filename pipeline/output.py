@@ -1,6 +1,6 @@
-"""An output: where a model's tables lie in it, and who owns it: one input root, one list of class names a model.
+"""An output: where the tables of a model lie in it, and who owns it (one input root, one list of class names a model).
 
-In: the config, the output as it stands. Out: a `UserError` in a sentence, or the marks `input.json` and
+In: the config, the output as it stands. Out: URIs, a `UserError` in a sentence, or the marks `input.json` and
 `classes/<model_id>.parquet`, written once.
 """
 

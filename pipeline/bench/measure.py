@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-JOB = Path(__file__).parents[2] / "jobs" / "label.py"
+JOB = Path(__file__).parents[2] / "jobs" / "label.py"  # as parts `job` and `plan` run it
 
 
 @dataclass(frozen=True)
