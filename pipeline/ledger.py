@@ -20,6 +20,7 @@ from pipeline import storage
 from pipeline.catalog import FINISHED
 from pipeline.listing import FILES, list_files
 from pipeline.output import labels_folder
+from pipeline.retry import retrying
 
 REJECTED = pa.list_(pa.struct([("error", pa.string()), ("num_images", pa.int64())]))
 
@@ -105,8 +106,7 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
 
     def read(path: str) -> tuple[str, int, str, int, str] | None:
         try:
-            with storage.open_read(storage.join(folder, path)) as (opened, version):
-                footer = pq.read_metadata(opened).metadata or {}
+            version, footer = retrying(lambda: _footer(storage.join(folder, path)))
             return path, version.size, version.etag, int(footer[b"source_size"]), footer[b"source_etag"].decode()
         except (KeyError, ValueError, pa.ArrowInvalid, FileNotFoundError):
             return None
@@ -114,6 +114,11 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         found = [entry for entry in pool.map(read, files["path"].to_pylist()) if entry is not None]
     return pa.Table.from_pylist([dict(zip(FINISHED.names, entry, strict=True)) for entry in found], FINISHED)
+
+
+def _footer(uri: str) -> tuple[storage.File, dict[bytes, bytes]]:
+    with storage.open_read(uri) as (opened, version):
+        return version, pq.read_metadata(opened).metadata or {}
 
 
 def _list(uri: str) -> pa.Table:

@@ -22,12 +22,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline import storage
 from pipeline.batches import BATCH
 from pipeline.decode import Decoded, decode
 from pipeline.inception_v4 import INPUT_SIZE
 from pipeline.memory import keep_freed_memory
 from pipeline.shards import Sample, read_samples
+from pipeline.stream import open_stream
 
 IMAGE_BYTES = INPUT_SIZE * INPUT_SIZE * 3
 NO_PIXELS = np.empty((0, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
@@ -66,7 +66,7 @@ class Reader:
         started: deque[_Batch] = deque()
         source: dict[str, Any] = {"shard": shard, "uri": uri, "size": 0, "etag": ""}
         try:
-            with storage.open_read(uri) as (file, version):
+            with open_stream(uri) as (file, version):
                 source |= {"size": version.size, "etag": version.etag}
                 for sample in read_samples(file, self.max_image_bytes):
                     if not started or started[-1].full:

@@ -1,26 +1,36 @@
 """The store: open, read, put whole, remove. With `listing`, the only module that knows fsspec.
 
 In: URIs of any fsspec scheme; `s3://` reads the standard AWS variables, AWS_ENDPOINT_URL included.
-Out: bytes, and `File`s with size and etag.
+Out: bytes, and `File`s with size and etag. Transient errors are tried again (`retry`), lengths checked, versions pinned.
 Not here: what the files mean, and retries of a whole shard (those are the run's).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import shutil
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import UserError, canonical_uri, flag
+from pipeline.retry import retrying
 
 # Stores whose put is atomic: a reader sees the old object, none, or the new one whole.
 ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
+# Listings are never cached: other runs write there too. The tries are ours.
+S3_OPTIONS = {"use_listings_cache": False,
+              "config_kwargs": {"connect_timeout": 10, "read_timeout": 20,
+                                "retries": {"mode": "standard", "total_max_attempts": 1}}}
+ONE_PUT_BYTES = 5 * 2**30  # S3's limit; more would need a multipart upload, which a killed process leaves behind
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,21 @@ def child(root: str, path: str) -> str:
     return root if "/" not in path and root.endswith("/" + path) else join(root, path)
 
 
+def is_s3(uri: str) -> bool:
+    """Whether s3fs serves this URI."""
+    return uri.startswith(("s3://", "s3a://"))
+
+
 def locate(uri: str) -> tuple[Any, str]:
-    """The filesystem and the path in it. Listings are never cached: other runs write there too."""
-    options = {"use_listings_cache": False} if uri.startswith(("s3://", "s3a://")) else {}
-    fs, path = fsspec.core.url_to_fs(canonical_uri(uri), **options)
-    return fs, path
+    """The filesystem and the path in it. Nothing in a path has a meaning: no `::`, no `*`, no `?`."""
+    uri = canonical_uri(uri)
+    kind: Any = fsspec.get_filesystem_class(uri.partition("://")[0] if "://" in uri else "file")
+    fs = kind(**S3_OPTIONS) if is_s3(uri) else kind(**kind._get_kwargs_from_urls(uri))
+    fs.retries = 1  # of s3fs
+    if is_s3(uri) and "?versionId=" in uri:
+        raise OSError(errno.EINVAL, "s3fs takes what follows '?versionId=' for a version, so a file of this name is out "
+                                    "of reach", uri)
+    return fs, kind._strip_protocol(uri)
 
 
 def version_of(info: dict[str, Any]) -> str:
@@ -64,32 +84,33 @@ def version_of(info: dict[str, Any]) -> str:
 def stat(uri: str) -> File:
     """The file at `uri` as the store has it now (its `path` is the base name). Raises FileNotFoundError."""
     fs, path = locate(uri)
-    info = fs.info(path)
+    info = retrying(lambda: fs.info(path))
     return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
 
 
 @contextmanager
-def open_read(uri: str, **options: Any) -> Iterator[tuple[IO[bytes], File]]:
-    """Stream a file: the open file, and the version that is being read.
-
-    s3fs reads every range with If-Match on the etag it opened, so two versions are never mixed; a local file
-    replaced by rename stays the old one to its reader.
-    """
+def open_read(uri: str) -> Iterator[tuple[Any, File]]:
+    """Open a file for reading here and there; and its version. Its reads are not tried again."""
     fs, path = locate(uri)
-    with fs.open(path, "rb", **options) as file:
-        info = getattr(file, "details", None)
-        if isinstance(fs, LocalFileSystem):
-            status = os.fstat(file.fileno())
-            info = {"size": status.st_size, "mtime": status.st_mtime}
-        elif not info:
-            info = fs.info(path)
-        yield file, File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
+    with retrying(lambda: fs.open(path, "rb")) as file:
+        yield file, opened(fs, path, file)
+
+
+def opened(fs: Any, path: str, file: Any) -> File:
+    """The version of an open file."""
+    info = getattr(file, "details", None)
+    if isinstance(fs, LocalFileSystem):
+        status = os.fstat(file.fileno())
+        info = {"size": status.st_size, "mtime": status.st_mtime}
+    elif not info:
+        info = retrying(lambda: fs.info(path))
+    return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file. Raises FileNotFoundError."""
     fs, path = locate(uri)
-    data: bytes = fs.cat_file(path)
+    data: bytes = retrying(lambda: fs.cat_file(path))
     return data
 
 
@@ -100,9 +121,38 @@ def put_whole(uri: str, data: bytes) -> None:
     then renamed over.
     """
     fs, path = locate(uri)
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)
-        return
+    if isinstance(fs, LocalFileSystem):
+        with _written_beside(path, data) as temporary:
+            os.replace(temporary, path)
+    elif not is_s3(uri):
+        retrying(lambda: fs.pipe_file(path, data))
+    elif len(data) < ONE_PUT_BYTES:
+        retrying(lambda: fs.pipe_file(path, data, chunksize=ONE_PUT_BYTES))
+    else:
+        raise OSError(f"{len(data):,} bytes are more than S3 takes in one put; make the shard smaller")
+
+
+def put_new(uri: str, data: bytes) -> bool:
+    """Write a file if there is none; whether it was written. Of several who try at once, one does."""
+    fs, path = locate(uri)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            with _written_beside(path, data) as temporary:
+                os.link(temporary, path)
+        else:
+            retrying(lambda: fs.pipe_file(path, data, mode="create"))
+    except OSError as error:
+        if not isinstance(error, FileExistsError) and "pre-conditions" not in str(error):  # so says S3 of If-None-Match
+            raise
+        try:
+            return read_bytes(uri) == data  # ours after all: the reply to an earlier try was lost
+        except FileNotFoundError:
+            return False
+    return True
+
+
+@contextmanager
+def _written_beside(path: str, data: bytes) -> Iterator[str]:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(4)}")
@@ -111,20 +161,26 @@ def put_whole(uri: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
             os.remove(temporary)
-        raise
 
 
 def remove(uri: str) -> None:
     """Remove a file, or a folder with all in it; nothing there is no error."""
     fs, path = locate(uri)
-    try:
-        fs.rm(path, recursive=True)
-    except FileNotFoundError:
-        pass
+    if isinstance(fs, LocalFileSystem):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        return
+
+    def remove_one(name: str) -> None:
+        with suppress(FileNotFoundError):
+            retrying(lambda: fs.rm_file(name))
+
+    with ThreadPoolExecutor(16) as pool:
+        deque(pool.map(remove_one, retrying(lambda: fs.find(path))), maxlen=0)
 
 
 def check_output(uri: str) -> None:

@@ -21,6 +21,7 @@ from pipeline.config import UserError, canonical_uri
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
 from pipeline.shards import ShardUnreadable, read_samples
+from pipeline.stream import open_stream
 
 _COLUMNS = ["shard", "index", "key", "sha256", "error"]
 
@@ -75,7 +76,7 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, max_image_byte
 def _compare(input_uri: str, output_uri: str, model_id: str, shard: str, tables: set[str], max_bytes: int) -> Proof:
     part = Proof(model_id)
     try:
-        with storage.open_read(storage.child(input_uri, shard)) as (file, _):
+        with open_stream(storage.child(input_uri, shard)) as (file, _):
             samples = {sample.index: (sample.key, hashlib.sha256(sample.encoded).hexdigest() if not sample.error else
                                       None) for sample in read_samples(file, max_bytes)}
     except (ShardUnreadable, OSError) as error:

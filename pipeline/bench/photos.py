@@ -20,6 +20,7 @@ from pipeline.catalog import shards
 from pipeline.config import UserError
 from pipeline.listing import list_files
 from pipeline.shards import read_samples
+from pipeline.stream import open_stream
 
 PER_SHARD = 90
 TYPICAL = (500, 375)  # of ImageNet, width and height; at quality 92 it comes to ImageNet's 110 KB
@@ -38,7 +39,7 @@ def photographs(folder: str | None) -> list[bytes]:
         return _crops(2 * PER_SHARD)
     found = []
     for path in shards(list_files(folder))["path"].to_pylist():
-        with storage.open_read(storage.child(folder, path)) as (file, _):
+        with open_stream(storage.child(folder, path)) as (file, _):
             found += [sample.encoded for sample in read_samples(file, 2**26) if sample.encoded[:3] == b"\xff\xd8\xff"]
     if len(found) < PER_SHARD:
         raise UserError(f"--photos {folder} holds {len(found)} JPEGs in tar shards; the benchmark needs {PER_SHARD}.")

@@ -1,0 +1,54 @@
+"""What the store does to one call: tried again where that helps, and not where it does not.
+
+In: a call without arguments. Out: what it returns, or its last error. The only retries there are: the libraries' own are
+switched off in `storage`, since tries of tries multiply.
+Not here: reading a shard again after it was replaced (`reader`), labelling it again after a process died (`run`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+TRIES = 8
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 16.0  # doubled each time, half of it by chance: 24 s in all
+
+Result = TypeVar("Result")
+
+# As the operating system and s3fs (its errors.py: 429 and 503 are EBUSY, 500 EREMOTEIO, unknown codes EIO) number them.
+_TRANSIENT = {None, errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EIO,
+              errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT}
+# Of botocore and aiohttp, which are not imported for a local store: no answer, or one cut off.
+_TRANSIENT_KINDS = {"HTTPClientError", "IncompleteReadError", "ResponseParserError", "ClientConnectionError",
+                    "ClientPayloadError"}
+_FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+class Replaced(Exception):
+    """The file is another version than the one that was being read."""
+
+
+def retrying(call: Callable[[], Result]) -> Result:
+    """What `call` returns. A transient error is tried again, `TRIES` times in all, each wait longer; others pass."""
+    wait_s = FIRST_WAIT_S
+    for left in reversed(range(TRIES)):
+        try:
+            return call()
+        except Exception as error:
+            if not left or not is_transient(error):
+                raise
+            logging.getLogger(__name__).info("%d tries left after %r", left, error)
+        time.sleep(random.uniform(wait_s / 2, wait_s))
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+    raise AssertionError("unreachable")
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same call may succeed a little later: no answer, a cut one, or 'too busy'; not a refusal."""
+    if not _TRANSIENT_KINDS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+        return True
+    return isinstance(error, OSError) and not isinstance(error, _FINAL) and error.errno in _TRANSIENT
