@@ -13,7 +13,8 @@ import sys
 
 from pipeline.config import UserError, canonical_uri, parse_config
 from pipeline.output import labels_folder
-from pipeline.run import Summary, label
+from pipeline.run import label
+from pipeline.tally import Summary
 
 
 def main() -> int:
@@ -22,7 +23,7 @@ def main() -> int:
         summary = label(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     report(summary, canonical_uri(config.output), config.dry_run)
     return 0 if config.dry_run else summary.exit_code(config.max_rejected)
 
@@ -45,6 +46,8 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
         print(f"model     {summary.model_id} on {summary.device} in {summary.precision} ({how}), {summary.hardware}")
     for shard, reason in sorted(summary.failed.items()):
         print(f"failed    {shard}: {reason}")
+    if summary.unrecorded:
+        print(f"failed    the record of this run could not be written: {summary.unrecorded}")
     if summary.num_orphans:
         print(f"note      {summary.num_orphans:,} tables are of shards that are no longer in the input")
     if summary.meaningless:

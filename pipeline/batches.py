@@ -17,7 +17,8 @@ BATCH = pa.schema([
     ("etag", pa.string()),        # the version that was read
     ("first", pa.int32()),        # index of the first sample
     ("end", pa.bool_()),          # these samples are the shard's last
-    ("failure", pa.string()),     # null, or why the shard could not be read
+    ("failure", pa.string()),     # null, or why the shard cannot be finished
+    ("passing", pa.bool_()),      # the failure may pass: another attempt is worth it
     ("num_bytes", pa.int64()),    # of the encoded images
     ("decode_s", pa.float64()),   # spent decoding, all threads together
     ("samples", pa.list_(pa.struct(list(SAMPLES)))),

@@ -22,6 +22,8 @@ ENV_PREFIX = "LABEL_"
 class UserError(Exception):
     """A mistake the user can mend, told in one sentence that names the flag or file."""
 
+    exit_code = 2
+
 
 def _option(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
     """A config field with the help text that `--help` prints; `metavar` and `choices` as in argparse."""
@@ -61,6 +63,7 @@ class Config:
                                    64 * 2**20, metavar="N")
     reduced_decode: bool = _option("decode JPEGs of 2,728 pixels and more (shortest side) at 1/4 or 1/8 of their size: faster, "
                                    "and changes the logits by less than half precision does (default: on)", True)
+    lease: bool = _option("refuse to run while another run writes to the output (default: on)", True)
     dry_run: bool = _option("say what would be labelled, and stop", False)
 
     def __post_init__(self) -> None:
@@ -118,7 +121,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
         epilog="Each option can also be set by a variable (--max-rejected: LABEL_MAX_REJECTED) or in the file of\n"
                "--config (max_rejected = 0.02); flags win over variables, variables over the file.\n\n"
                "Exit status: 0 done or nothing to do, 1 something failed, 2 wrong usage or configuration,\n"
-               "3 more images rejected than --max-rejected allows (all tables are committed all the same).")
+               "3 more images rejected than --max-rejected allows (all tables are committed all the same),\n"
+               "4 another run writes to the output.")
     parser.add_argument("--config", metavar="FILE.toml", help="read options from this file")
     for spec in dataclasses.fields(Config):
         default = "" if spec.default in (None, False, True, dataclasses.MISSING) else f" (default: {spec.default})"

@@ -9,7 +9,9 @@ One Ray Data row is one batch, and travels as it is: two crossings of the object
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,6 +25,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from pipeline.batches import LABELLED, samples_of
 from pipeline.config import Config, canonical_uri
 from pipeline.reader import IMAGE_BYTES, Reader, pixels_of
+from pipeline.retry import told
 from pipeline.sink import Committer, Sink
 from pipeline.storage import child
 from pipeline.table import ROWS, rows
@@ -42,6 +45,7 @@ class Pools:
     batch_size: int
     block_size: int  # images that travel as one object; a batch or several
     task_bytes: int  # of small shards that a reader takes in one task, one after the other
+    shards_at_once: int = 2  # of a reader: while one shard ends or waits for the store, the other decodes
 
 
 MOST_TASKS = 10_000  # of readers: Ray's driver keeps some 10 KB for each
@@ -49,7 +53,6 @@ TASKS_EACH = 4  # of a reader at least, so that all end together
 TASK_BYTES = 2**26  # Ray takes 15 ms for each task and its object, in which a GPU labels 150 images
 SINK_CPUS = 0.25
 BATCHES_UNFETCHED = 8  # that a reader may be ahead of the driver's loop; Ray's 2 make it wait for each turn of it
-SHARDS_AT_ONCE = 2  # of a reader: while one shard ends or waits for the store, the other decodes
 BATCHES_AT_ONCE = 2  # of a labeller: the device computes one while the other is brought and taken away
 PUTS_AT_ONCE = 4  # of a sink actor: a put waits for the store, not for a processor
 BLOCKS_AHEAD = 6  # of each reader and labeller: enough to never wait, few enough to keep memory flat
@@ -94,24 +97,42 @@ class LabelStage:
         self.labeller = Labeller(state_of, device, resolve_precision(precision, device), num_threads,
                                  batch_size)
         self.labels = pa.array(labels)
+        self.broken = False
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if self.broken:
+            os._exit(1)  # after an error of the network or its device no result can be trusted; Ray starts another
         begun = time.perf_counter()
         pixels_NHWC = pixels_of(batch)
         made = ROWS.empty_table()
+        values: dict[str, Any] = {}
         if len(pixels_NHWC):
-            made = rows(samples_of(batch), *self.labeller(pixels_NHWC), self.labels)
+            try:
+                made = rows(samples_of(batch), *self.labeller(pixels_NHWC), self.labels)
+            except Exception as error:  # noqa: BLE001  # of torch or CUDA
+                self.broken = True
+                values = {"failure": pa.array([told(error)]), "passing": pa.array([True])}
         struct = pa.StructArray.from_arrays([column.combine_chunks() for column in made.columns], fields=list(ROWS))
         offsets = pa.array(np.array([0, made.num_rows], np.int32))
-        values = {"label_s": pa.array([time.perf_counter() - begun]), "precision": pa.array([self.labeller.precision]),
-                  "rows": pa.ListArray.from_arrays(offsets, struct, type=LABELLED.field("rows").type)}
+        values |= {"label_s": pa.array([time.perf_counter() - begun]), "precision": pa.array([self.labeller.precision]),
+                   "rows": pa.ListArray.from_arrays(offsets, struct, type=LABELLED.field("rows").type)}
         return pa.table([values[name] if name in values else batch[name] for name in LABELLED.names], schema=LABELLED)
 
 
-def _actors(size: int, calls_at_once: int) -> ActorPoolStrategy:
-    """A pool of fixed size whose actors always have a call more at hand than they are busy with."""
-    return ActorPoolStrategy(size=size, max_concurrent_calls_per_actor=calls_at_once, enable_true_multi_threading=True,
-                             max_tasks_in_flight_per_actor=2 * calls_at_once)
+def _stage(dataset: ray.data.Dataset, stage: type, arguments: tuple[Any, ...], size: int, calls_at_once: int,
+           num_cpus: float, num_gpus: float = 0) -> ray.data.Dataset:
+    """A pool of `size` actors, each of which has a call more at hand than it is busy with, if it has several at once.
+
+    Ray starts a dead actor again, but not its calls, which it would for ever: what they had in hand is left out, and the
+    run labels those shards again.
+    """
+    in_flight = 2 * calls_at_once if calls_at_once > 1 else 1
+    pool = ActorPoolStrategy(size=size, max_concurrent_calls_per_actor=calls_at_once, enable_true_multi_threading=True,
+                             max_tasks_in_flight_per_actor=in_flight)
+    with warnings.catch_warnings():  # there is no other way to say `max_task_retries` in Ray 2.60
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        return dataset.map_batches(stage, batch_size=1, batch_format="pyarrow", fn_constructor_args=arguments, compute=pool,
+                                   num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1, max_task_retries=0)
 
 
 def tasks(size_bytes: np.ndarray, num_readers: int, task_bytes: int) -> list[tuple[int, int]]:
@@ -133,6 +154,7 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.max_errored_blocks = -1  # see `_stage`
     context.target_max_block_size = pools.block_size * IMAGE_BYTES
     context._max_num_blocks_in_streaming_gen_buffer = BATCHES_UNFETCHED
     ahead = BLOCKS_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
@@ -140,25 +162,18 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
     root = canonical_uri(config.input)
     shards = pa.table({"shard": pending["path"], "uri": [child(root, path) for path in pending["path"].to_pylist()]})
     blocks = [shards.slice(start, stop - start)
-              for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * SHARDS_AT_ONCE,
+              for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * pools.shards_at_once,
                                          pools.task_bytes)]
-    return ray.data.from_arrow(blocks).map_batches(
-        Reader, batch_size=1, batch_format="pyarrow", num_cpus=pools.decode_cpus,
-        fn_constructor_args=(pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes,
-                             config.reduced_decode),
-        compute=_actors(min(pools.num_decoders, len(blocks)), SHARDS_AT_ONCE))
+    reader = (pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes,
+              config.reduced_decode)
+    return _stage(ray.data.from_arrow(blocks), Reader, reader, min(pools.num_decoders, len(blocks)),
+                  pools.shards_at_once, pools.decode_cpus)
 
 
 def build(config: Config, pools: Pools, pending: pa.Table, sink: Sink, state: Any, labels: list[str],
           device: str) -> ray.data.Dataset:
     """The whole chain: rows of `REPORT`. Nothing runs until the dataset is iterated."""
-    return (
-        decoded(config, pools, pending)
-        .map_batches(
-            LabelStage, batch_size=1, batch_format="pyarrow", num_cpus=pools.label_cpus, num_gpus=pools.label_gpus,
-            fn_constructor_args=([state], labels, device, config.precision, pools.label_threads, pools.batch_size),
-            compute=_actors(pools.num_labellers, BATCHES_AT_ONCE))
-        .map_batches(
-            Committer, batch_size=1, batch_format="pyarrow", num_cpus=SINK_CPUS, fn_constructor_args=(sink,),
-            compute=_actors(pools.num_labellers, PUTS_AT_ONCE))
-    )
+    labeller = ([state], labels, device, config.precision, pools.label_threads, pools.batch_size)
+    labelled = _stage(decoded(config, pools, pending), LabelStage, labeller, pools.num_labellers, BATCHES_AT_ONCE,
+                      pools.label_cpus, pools.label_gpus)
+    return _stage(labelled, Committer, (sink,), pools.num_labellers, PUTS_AT_ONCE, SINK_CPUS)

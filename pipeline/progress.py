@@ -19,7 +19,7 @@ class Progress:
         self.stream = stream
         self.num_shards = num_shards
         self.total_bytes = total_bytes
-        self.num_images = self.num_committed = self.num_failed = self.done_bytes = 0
+        self.num_images = self.num_committed = self.done_bytes = 0
         self.rejected: Counter[str] = Counter()
         self.begun = self.first = time.monotonic()
         self.told = 0.0 if stream.isatty() else self.begun
@@ -32,7 +32,6 @@ class Progress:
         self.rejected.update(report["errors"])
         self.done_bytes += report["num_bytes"]
         self.num_committed += report["file_size"] is not None
-        self.num_failed += report["failure"] is not None
         self.tell()
 
     def tell(self, *, last: bool = False) -> None:

@@ -26,6 +26,7 @@ from pipeline.batches import BATCH
 from pipeline.decode import Decoded, decode
 from pipeline.inception_v4 import INPUT_SIZE
 from pipeline.memory import keep_freed_memory
+from pipeline.retry import may_pass, told
 from pipeline.shards import Sample, read_samples
 from pipeline.stream import open_stream
 
@@ -77,8 +78,7 @@ class Reader:
         except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
             for batch in started:
                 batch.abandon()
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            yield _Batch(source, 0, NO_PIXELS, self._submit).table(failure=reason)
+            yield _Batch(source, 0, NO_PIXELS, self._submit).table(failure=told(error), passing=may_pass(error))
             return
         if not started:
             started.append(_Batch(source, 0, NO_PIXELS, self._submit))
@@ -147,7 +147,7 @@ class _Batch:
             self.submitted.append(self.submit(self.waiting, self.pixels_NHWC, self.num_samples - len(self.waiting)))
             self.waiting = []
 
-    def table(self, *, end: bool = False, failure: str | None = None) -> pa.Table:
+    def table(self, *, end: bool = False, failure: str | None = None, passing: bool = False) -> pa.Table:
         """The batch as a table of one row; waits for its images. The pixels are not copied."""
         self._decode_waiting()
         done = [one for few in self.submitted for one in few.result()]
@@ -158,7 +158,7 @@ class _Batch:
         offsets = pa.py_buffer(np.array([0, num_bytes], np.int64))
         pixels = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(self.pixels_NHWC)])
         values = {**self.source, "first": self.first, "end": end, "failure": failure,
-                  "num_bytes": sum(len(sample.encoded) for sample, *_ in done),
+                  "passing": passing, "num_bytes": sum(len(sample.encoded) for sample, *_ in done),
                   "decode_s": sum(seconds for *_, seconds in done), "samples": samples}
         columns = [pixels if field.name == "pixels" else pa.array([values[field.name]], field.type) for field in BATCH]
         return pa.table(columns, schema=BATCH)

@@ -52,3 +52,13 @@ def is_transient(error: Exception) -> bool:
     if not _TRANSIENT_KINDS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
         return True
     return isinstance(error, OSError) and not isinstance(error, _FINAL) and error.errno in _TRANSIENT
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a shard that failed so is worth another attempt in the same run."""
+    return isinstance(error, Replaced | MemoryError) or is_transient(error)
+
+
+def told(error: Exception) -> str:
+    """An error as a reason in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

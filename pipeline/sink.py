@@ -1,13 +1,14 @@
 """Rows -> one Parquet file a shard, whole or absent.
 
 In: pieces of a shard (rows of one batch, in any order, from any actor). Out: `<shard>.parquet`, put once.
-A shard that is one piece is put at once. Else each piece is put under `_staging/<run>/<shard>/`, and whoever finds the
-pieces contiguous up to the end merges them: no coordinator, and two who find it at once put the same bytes.
+A shard that is one piece is put at once. Else each piece is put under `_staging/<run>/<shard>/<version>/`, and whoever
+finds the pieces contiguous up to the end merges them: no coordinator, and two who find it at once put the same bytes.
 Not here: which shards are pending, and what is left of dead runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pipeline import storage
 from pipeline.batches import REPORT
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
+from pipeline.retry import may_pass, told
 from pipeline.table import ROWS
 
 _PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
@@ -53,7 +55,8 @@ class Sink:
         """
         if first == 0 and end:
             return self._commit(source, piece)
-        folder = storage.join(self.output, "_staging", self.run_id, source.shard)
+        version = hashlib.sha256(source.etag.encode()).hexdigest()[:16]
+        folder = storage.join(self.output, "_staging", self.run_id, source.shard, version)
         name = f"{first:09}-{first + piece.num_rows:09}{'.end' if end else ''}.parquet"
         storage.put_whole(storage.join(folder, name), encode(piece, {}))
         names = _whole(list_files(folder)["path"].to_pylist())
@@ -89,7 +92,10 @@ class Committer:
         committed = None
         if row["failure"] is None:
             source = Source(row["shard"], row["uri"], row["size"], row["etag"])
-            committed = self.sink.write(source, made, row["first"], row["end"])
+            try:
+                committed = self.sink.write(source, made, row["first"], row["end"])
+            except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
+                row |= {"failure": told(error), "passing": may_pass(error)}
         row |= {"num_images": made.num_rows, "errors": made["error"].drop_null().to_pylist(),
                 "file_size": committed and committed.size, "file_etag": committed and committed.etag}
         return pa.Table.from_pylist([row], schema=REPORT)

@@ -1,0 +1,134 @@
+"""One run at a time on an output: `<output>/lease.json` says which, and until when.
+
+In: an output and a run's id. Out: a `Lease` while the context lasts, renewed by a thread; `Busy` if another run has it.
+A lease is over at its deadline, or once its process is gone from this very machine. It saves work and spares confusion;
+the tables are right without it too, since a file is put whole and names the version it was made of.
+Not here: what is written under the lease. Machines' clocks must agree to half a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import UserError
+from pipeline.retry import told
+
+LEASE_S, RENEW_S = 60.0, 15.0
+
+
+class Busy(UserError):
+    """Another run writes to the output."""
+
+    exit_code = 4
+
+
+class Lease:
+    """A lease as its holder sees it. `lost`: why it is no longer ours, or None."""
+
+    def __init__(self, output: str, run_id: str) -> None:
+        self.output, self.run_id = output, run_id
+        self.uri = storage.join(output, "lease.json")
+        self.since = time.time()
+        self.lost: str | None = None
+        self.ended = threading.Event()
+        self.renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def check(self) -> None:
+        """Raise Busy if another run has taken the lease, since this one did not renew it in time."""
+        if self.lost:
+            raise Busy(f"--output {self.output}: this run was out of touch for longer than its lease, and {self.lost}; "
+                       "what it committed is kept.")
+
+    def take(self) -> None:
+        """Raise Busy if another run has it."""
+        while not storage.put_new(self.uri, self._mark()):
+            other = self._read()
+            if other is None:
+                continue
+            if not _is_over(other):
+                raise Busy(f"--output {self.output} is being written by run {other['run_id']} ({other['place']}, process "
+                           f"{other['pid']}) since {_clock(other['since'])}; its lease lasts until "
+                           f"{_clock(other['until'])} if it is not renewed: wait for that run, or give --no-lease.")
+            storage.remove(self.uri)
+        self.renewer.start()
+
+    def release(self) -> None:
+        """Leave the output to others."""
+        self.ended.set()
+        self.renewer.join()
+        if not self.lost:
+            storage.remove(self.uri)
+
+    def _renew(self) -> None:
+        while not self.ended.wait(RENEW_S):
+            try:
+                other = self._read()
+                if other is None or other["run_id"] != self.run_id:
+                    self.lost = f"run {other['run_id']} has taken it" if other else "somebody has removed it"
+                    return
+                storage.put_whole(self.uri, self._mark())
+            except Exception as error:  # noqa: BLE001  # the store is away; so it is for other runs
+                logging.getLogger(__name__).warning("the lease is not renewed: %s", told(error))
+
+    def _mark(self) -> bytes:
+        return json.dumps({"run_id": self.run_id, "place": _place(), "pid": os.getpid(), "since": self.since,
+                           "until": time.time() + LEASE_S}).encode()
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            mark: dict[str, Any] = json.loads(storage.read_bytes(self.uri))
+        except FileNotFoundError:
+            return None
+        return mark
+
+
+@contextmanager
+def held(output: str, run_id: str) -> Iterator[Lease]:
+    """The output's lease; `Busy` if another run has it, UserError if the output cannot be written."""
+    lease = Lease(output, run_id)
+    try:
+        lease.take()
+    except UserError:
+        raise
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("output", output, error) from error
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _is_over(mark: dict[str, Any]) -> bool:
+    if mark["until"] < time.time():
+        return True
+    if mark["place"] != _place():
+        return False
+    try:
+        os.kill(mark["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _place() -> str:
+    """The machine, or the container: where a process id has its meaning."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def _clock(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,161 @@
+"""What a run did: reports of batches -> rows of the `shards` table, and the summary's counts.
+
+In: rows of `REPORT`. Out: a `Summary`, and the ledger of shards under `<output>/shards/`.
+A shard is committed when all its batches of one version are reported and one of them brought the file; whatever nobody
+reported is settled by looking at the output itself.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import ledger, storage
+from pipeline.output import labels_uri
+from pipeline.retry import told
+
+FLUSH_LEDGER_S = 60.0
+DIED = "the process that read or labelled it died, or its node did"
+
+
+@dataclass
+class Summary:
+    """`failed`: reason by shard. `rejected`: number of images by reason code. Both, and `num_images`, as committed.
+
+    `unrecorded`: why the run's row or its shards' rows are missing from the ledger, if they are.
+    """
+
+    run_id: str
+    model_id: str
+    num_skipped: int
+    num_pending: int
+    pending_bytes: int
+    num_orphans: int
+    meaningless: bool
+    num_committed: int = 0
+    num_images: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    images_per_s: float = 0.0
+    device: str = ""
+    precision: str = ""
+    hardware: str = ""
+    unrecorded: str = ""
+
+    def exit_code(self, max_rejected: float) -> int:
+        """0 done, 1 a shard failed, 3 more rejected than allowed."""
+        if self.failed or self.unrecorded:
+            return 1
+        return 3 if self.rejected.total() > max_rejected * self.num_images else 0
+
+
+class Tally:
+    """Counts what the batches of a run report. `reason`: why the last attempt stopped, if it did."""
+
+    def __init__(self, output: str, summary: Summary) -> None:
+        self.output, self.summary = output, summary
+        self.open: dict[tuple[str, str], dict[str, Any]] = {}  # by shard and version: something was reported, not all
+        self.ended: set[str] = set()
+        self.failures: dict[str, str] = {}  # that may pass, of shards that are not ended
+        self.reason: str | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.num_parts, self.flushed = 0, time.monotonic()
+
+    def add(self, report: dict[str, Any]) -> None:
+        """Count one report of a batch."""
+        shard, key = report["shard"], (report["shard"], report["etag"])
+        if shard in self.ended:
+            return  # the shard failed already, in another of its batches
+        row = self.open.setdefault(key, self._row(shard) | {
+            "source_uri": report["uri"], "source_size": report["size"], "source_etag": report["etag"]})
+        row["num_images"] += report["num_images"]
+        row["image_bytes"] += report["num_bytes"]
+        row["decode_s"] += report["decode_s"]
+        row["label_s"] += report["label_s"]
+        row["rejected"].update(report["errors"])
+        if report["end"]:
+            row["total"] = report["first"] + report["num_images"]
+        if report["file_size"] is not None:
+            row |= {"file": shard + ".parquet", "file_size": report["file_size"], "file_etag": report["file_etag"]}
+        self.summary.precision = report["precision"]
+        if report["failure"] is not None and report["passing"]:
+            self.failures[shard] = report["failure"]
+        elif report["failure"] is not None:
+            self._end(row, "failed", report["failure"])
+        elif "file" in row and row["num_images"] == row.get("total"):
+            self._end(row, "committed", None)
+        if time.monotonic() - self.flushed > FLUSH_LEDGER_S:
+            try:
+                self._flush()
+            except Exception as error:  # noqa: BLE001  # the rows are kept for the next time
+                logging.getLogger(__name__).warning("the ledger is not written: %s", told(error))
+
+    def settle(self, attempted: list[str], *, last: bool) -> None:
+        """End of an attempt: what nobody reported is committed if the output says so; else failed, if it was the last."""
+        silent = [shard for shard in attempted if shard not in self.ended]
+        finished = self._finished([shard + ".parquet" for shard in silent]) if silent else {}
+        for shard in silent:
+            entry = finished.get(shard + ".parquet")
+            row = self.open.get((shard, entry["source_etag"])) if entry else None
+            if entry and row:
+                errors = pq.read_table(io.BytesIO(storage.read_bytes(
+                    labels_uri(self.output, self.summary.model_id, shard))), columns=["error"])["error"]
+                row |= entry | {"num_images": len(errors), "rejected": Counter(errors.drop_null().to_pylist())}
+                self._end(row, "committed", None)
+            elif last:
+                self._end(self._row(shard), "failed", self.failures.get(shard) or self.reason or DIED)
+        self.open.clear()
+
+    def close(self, pending: list[str]) -> None:
+        """End of the run, whatever ended it: what is not ended has failed; write the rest of the ledger."""
+        for shard in pending:
+            if shard not in self.ended:
+                self._end(self._row(shard), "failed", "the run ended before all its rows were written")
+        try:
+            self._flush()
+        except Exception as error:  # noqa: BLE001  # each store has its own exceptions
+            self.summary.unrecorded = told(error)
+
+    def _row(self, shard: str) -> dict[str, Any]:
+        return {"run_id": self.summary.run_id, "shard": shard, "model_id": self.summary.model_id, "num_images": 0,
+                "rejected": Counter(), "image_bytes": 0, "decode_s": 0.0, "label_s": 0.0}
+
+    def _finished(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """What the output's files of these names say of themselves, as rows of `FINISHED`."""
+        files = ledger.list_labels(self.output, self.summary.model_id)
+        files = files.filter(pc.is_in(files["path"], pa.array(names)))
+        found = ledger.read_footers(self.output, self.summary.model_id, files)
+        return {entry["file"]: entry for entry in found.to_pylist()}
+
+    def _end(self, row: dict[str, Any], status: str, failure: str | None) -> None:
+        self.ended.add(row["shard"])
+        if failure is None:
+            self.summary.num_committed += 1
+            self.summary.num_images += row["num_images"]
+            self.summary.rejected.update(row["rejected"])
+        else:
+            self.summary.failed[row["shard"]] = failure
+        self.rows.append({**row, "status": status, "failure": failure, "num_rejected": row["rejected"].total(),
+                          "rejected": rejected_rows(row["rejected"]), "labelled_at": datetime.now(UTC)})
+
+    def _flush(self) -> None:
+        self.flushed = time.monotonic()
+        if self.rows:
+            name = f"{self.summary.run_id}-{self.num_parts:05}"
+            ledger.write(self.output, "shards", name, self.rows, ledger.SHARDS)
+            self.rows, self.num_parts = [], self.num_parts + 1
+
+
+def rejected_rows(counts: Counter[str]) -> list[dict[str, Any]]:
+    """Counts by reason code as the ledger's column has them."""
+    return [{"error": error, "num_images": number} for error, number in sorted(counts.items())]

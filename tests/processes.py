@@ -1,0 +1,54 @@
+"""The processes of a running job: which actor is which, and a way to kill them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import ROOT
+
+ACTOR = re.compile(r"MapBatches\((Reader|LabelStage|Committer)\)")
+
+
+def start(*options: object, log: Path, **environ: str) -> subprocess.Popen[bytes]:
+    """Start `jobs/label.py` and go on."""
+    with log.open("ab") as out:
+        return subprocess.Popen([sys.executable, ROOT / "jobs/label.py", *map(str, options)], cwd=ROOT, stdout=out,
+                                stderr=out, env=os.environ | environ)
+
+
+def actors(pid: int) -> dict[str, list[psutil.Process]]:
+    """The processes of the job's stages by name."""
+    found: dict[str, list[psutil.Process]] = {}
+    for process in family(pid):
+        try:
+            match = ACTOR.search(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+        if match:
+            found.setdefault(match[1], []).append(process)
+    return found
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """The process and all below it."""
+    try:
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def kill(processes: list[psutil.Process]) -> int:
+    """SIGKILL, at once; the number of those that were alive."""
+    number = 0
+    for process in processes:
+        try:
+            process.send_signal(signal.SIGKILL)
+            number += 1
+        except psutil.Error:
+            pass
+    return number

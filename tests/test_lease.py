@@ -1,0 +1,57 @@
+"""One run at a time: who gets the lease, who is told what, and when it is over."""
+
+import json
+import time
+
+import pytest
+
+from pipeline import lease, storage
+from pipeline.config import UserError
+from pipeline.lease import Busy, held
+
+
+def mark(folder, **changes) -> None:
+    values = {"run_id": "r0", "place": "elsewhere", "pid": 1, "since": time.time(), "until": time.time() + 50}
+    storage.put_whole(str(folder / "lease.json"), json.dumps(values | changes).encode())
+
+
+def test_the_second_is_told_who_has_it(tmp_path):
+    with held(str(tmp_path), "r1"):
+        with pytest.raises(Busy, match=r"is being written by run r1 .* --no-lease"), held(str(tmp_path), "r2"):
+            pass
+        assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r1"
+    assert not (tmp_path / "lease.json").exists()
+    with held(str(tmp_path), "r2"):
+        pass
+
+
+def test_it_is_over_at_its_deadline_or_with_its_process(tmp_path):
+    mark(tmp_path)
+    with pytest.raises(Busy, match="run r0"), held(str(tmp_path), "r1"):
+        pass
+    for changes in ({"until": time.time() - 1}, {"place": lease._place(), "pid": 2**22 + 1}):
+        mark(tmp_path, **changes)
+        with held(str(tmp_path), "r1") as mine:
+            assert mine.lost is None
+
+
+def test_it_is_renewed_and_its_loss_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_S", 0.02)
+    with held(str(tmp_path), "r1") as mine:
+        first = json.loads((tmp_path / "lease.json").read_text())["until"]
+        time.sleep(0.2)
+        assert json.loads((tmp_path / "lease.json").read_text())["until"] > first
+        mine.check()
+        mark(tmp_path, run_id="r2")
+        deadline = time.monotonic() + 10
+        while mine.lost is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(Busy, match="run r2 has taken it"):
+            mine.check()
+    assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r2"
+
+
+def test_an_output_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output"), held(str(tmp_path / "file" / "out"), "r1"):
+        pass
