@@ -61,6 +61,8 @@ class Config:
                                     100_000_000, metavar="N")
     max_image_bytes: int = _option("an image of more encoded bytes is rejected as too_large before it is read",
                                    64 * 2**20, metavar="N")
+    max_shard_images: int = _option("a shard of more images is not labelled but listed as failed: its table is put together "
+                                    "in memory, 7 KB an image", 200_000, metavar="N")
     reduced_decode: bool = _option("decode JPEGs of 2,728 pixels and more (shortest side) at 1/4 or 1/8 of their size: faster, "
                                    "and changes the logits by less than half precision does (default: on)", True)
     lease: bool = _option("refuse to run while another run writes to the output (default: on)", True)
@@ -73,7 +75,8 @@ class Config:
             if choices and getattr(self, spec.name) not in choices:
                 raise UserError(f"{flag(spec.name)} is {getattr(self, spec.name)!r}; "
                                 f"it takes one of {', '.join(choices)}.")
-        for name in ("batch_size", "decoders", "decode_threads", "labellers", "max_image_pixels", "max_image_bytes"):
+        for name in ("batch_size", "decoders", "decode_threads", "labellers", "max_image_pixels", "max_image_bytes",
+                     "max_shard_images"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{flag(name)} is {getattr(self, name)}; it must be at least 1.")
         if not 0 <= self.max_rejected <= 1:

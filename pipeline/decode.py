@@ -3,7 +3,7 @@
 In: the bytes of one image: JPEG, PNG, WebP, BMP, GIF or TIFF, told by content and never by name.
 Out: the slot, uint8 RGB [299, 299, 3]: upright, shortest side resized to 341 (bicubic, antialias), centre 299 kept;
 and `Decoded`: the size as stored, or a reason code for an image that is rejected.
-Not here: reading shards, batching, normalising (`labeller.py`).
+Not here: reading shards, batching, resizing (`preprocess.py`).
 
 Whole or rejected: a cut-off image is `truncated` (a JPEG must reach its end marker), and a JPEG of which libjpeg has to
 guess a part is `corrupt`, though most viewers show it: what follows the damage is shifted or grey, and its label would
@@ -20,11 +20,10 @@ import threading
 import warnings
 from io import BytesIO
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import simplejpeg
-import torch
 from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -33,12 +32,14 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.inception_v4 import INPUT_SIZE, RESIZE_SIDE
+from pipeline.inception_v4 import RESIZE_SIDE
+from pipeline.memory import give_freed_memory_back
+from pipeline.preprocess import UPRIGHT, Picture, preprocess
 
 REASONS = {
     "empty": "zero bytes",
     "not_an_image": "no signature of a known format, or a header that cannot be read",
-    "too_large": "more encoded bytes than allowed, or more pixels by its header; never decoded",
+    "too_large": "more encoded bytes than allowed, or more pixels by its header, or a JPEG of over 100 scans; never decoded",
     "truncated": "ends before its last pixel; a JPEG: before its end marker",
     "corrupt": "the decoder refused it, or could only guess at some of its pixels",
     "unsupported": "samples whose range the format does not fix (32-bit whole, floating point), or CIE L*a*b*",
@@ -51,15 +52,12 @@ PLUGINS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"GIF87a": GifImageFile, b"GIF89a": GifImageFile, b"II*\0": TiffImageFile, b"MM\0*": TiffImageFile,
     b"II+\0": TiffImageFile, b"MM\0+": TiffImageFile}  # + is BigTIFF
 
-# EXIF orientation -> how stored pixels become upright: transpose; then reverse the rows, the columns.
-UPRIGHT = {1: (False, False, False), 2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
-           5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False)}
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION = 258, 262, 274  # tags of TIFF, the last of EXIF too
-LONG = 8  # times the shortest side; a longer image is resized by Pillow, slower a pixel but only those of the crop
+MOST_SCANS = 100  # of a progressive JPEG; encoders make about ten, and each goes over all pixels
+LARGE = 2**24  # pixels; images of more are decoded one at a time, for Pillow may take ten bytes a pixel
 
-_resize = torch.ops.aten._upsample_bicubic2d_aa.default  # what torch's `interpolate` calls, and takes the scale apart
 _PILLOW_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as `filterwarnings` lists it
-_lock = threading.Lock()
+_lock, _large = threading.Lock(), threading.Lock()
 
 
 class Decoded(NamedTuple):
@@ -68,15 +66,6 @@ class Decoded(NamedTuple):
     width: int | None
     height: int | None
     error: str | None
-
-
-class _Picture(NamedTuple):
-    pixels_HWC: np.ndarray  # uint8 RGB, at 1/factor of height x width, still to be turned upright
-    height: int
-    width: int
-    factor: int
-    orientation: int
-    stored: tuple[int, int]  # width, height as the file has them: Pillow turns a TIFF upright by itself
 
 
 class _Rejected(Exception):
@@ -94,31 +83,59 @@ def decode(encoded: bytes, slot_HWC: np.ndarray, *, max_pixels: int, max_bytes: 
     preprocessing to 0.01 on average and 2 at most (900 photographs). Nothing in `encoded` raises; MemoryError passes.
     """
     plugin = next((plugin for signature, plugin in PLUGINS.items() if encoded.startswith(signature)), None)
-    try:
-        if len(encoded) > max_bytes:
-            raise _Rejected("too_large")
-        if plugin is None:
-            raise _Rejected("not_an_image" if encoded else "empty")
-        jpeg = plugin is JpegImageFile
-        picture = _read_jpeg(encoded, max_pixels, reduce) if jpeg else _read_with_pillow(encoded, plugin, max_pixels)
-    except _Rejected as rejected:
-        slot_HWC[...] = 0
-        return rejected.decoded
-    _preprocess(picture, slot_HWC)
+    with _Room(max_pixels) as room:
+        try:
+            if len(encoded) > max_bytes:
+                raise _Rejected("too_large")
+            if plugin is None:
+                raise _Rejected("not_an_image" if encoded else "empty")
+            jpeg = plugin is JpegImageFile
+            picture = _read_jpeg(encoded, room, reduce) if jpeg else _read_with_pillow(encoded, plugin, room)
+        except _Rejected as rejected:
+            slot_HWC[...] = 0
+            return rejected.decoded
+        preprocess(picture, slot_HWC)
     return Decoded(*picture.stored, None)
 
 
-def _read_jpeg(encoded: bytes, max_pixels: int, reduce: bool) -> _Picture:
+class _Room:
+    """The pixels an image may have, and its turn if it is large, until the context is left."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
+        self.mine = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.mine:
+            give_freed_memory_back()
+            _large.release()
+
+    def take(self, width: int, height: int) -> None:
+        """Wait for the turn of an image of this size; rejected if it is too large, or has no pixels."""
+        if width * height > self.max_pixels or not width * height:
+            raise _Rejected("too_large" if width * height else "corrupt", width, height)
+        if width * height > LARGE and not self.mine:
+            _large.acquire()
+            self.mine = True
+
+
+def _read_jpeg(encoded: bytes, room: _Room, reduce: bool) -> Picture:
     """Grey and three colours by simplejpeg; four colours and odd headers by Pillow."""
+    exif, progressive = _jpeg_header(encoded)
+    if progressive and encoded.count(b"\xff\xda") > MOST_SCANS:
+        raise _Rejected("too_large")
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError as error:  # of a header that is cut, or of a kind that Pillow may know
-        if _jpeg_exif(encoded) is None:
+        if exif is None:
             raise _Rejected("truncated") from error
-        return _read_with_pillow(encoded, JpegImageFile, max_pixels)
-    _check_pixels(width, height, max_pixels)
+        return _read_with_pillow(encoded, JpegImageFile, room)
+    room.take(width, height)
     if colours in ("CMYK", "YCCK"):
-        return _read_with_pillow(encoded, JpegImageFile, max_pixels)
+        return _read_with_pillow(encoded, JpegImageFile, room)
     factors = (8, 4) if reduce else ()  # not 2: it saves little for what it changes
     factor = next((factor for factor in factors if min(height, width) >= factor * 2 * RESIZE_SIDE), 1)
     try:
@@ -126,23 +143,25 @@ def _read_jpeg(encoded: bytes, max_pixels: int, reduce: bool) -> _Picture:
                                             min_height=ceil(height / factor), min_width=ceil(width / factor))
     except ValueError as error:
         if any(warning in str(error) for warning in HARMLESS):
-            return _read_with_pillow(encoded, JpegImageFile, max_pixels)
+            return _read_with_pillow(encoded, JpegImageFile, room)
         cut = "Premature end of JPEG file" in str(error) or b"\xff\xd9" not in encoded
         raise _Rejected("truncated" if cut else "corrupt", width, height) from error
-    return _Picture(pixels_HWC, height, width, factor, _orientation(_jpeg_exif(encoded) or b""), (width, height))
+    return Picture(pixels_HWC, height, width, factor, _orientation(exif or b""), (width, height))
 
 
-def _jpeg_exif(encoded: bytes) -> bytes | None:
-    """The EXIF segment, empty if there is none before the first scan; None if the file ends before that scan."""
-    at, exif = 2, b""
+def _jpeg_header(encoded: bytes) -> tuple[bytes | None, bool]:
+    """The EXIF segment, empty if there is none before the first scan, None if the file ends before that; and whether the
+    image is progressive."""
+    at, exif, progressive = 2, b"", False
     while at + 4 <= len(encoded):
         marker, size = struct.unpack_from(">HH", encoded, at)
         if marker == 0xFFE1 and not exif and encoded.startswith(b"Exif\0\0", at + 4):
             exif = encoded[at + 4 : at + 2 + size]
         if marker == 0xFFDA or marker < 0xFF00:
-            return exif
+            return exif, progressive
+        progressive |= marker in (0xFFC2, 0xFFCA)
         at += 2 + size
-    return None
+    return None, progressive
 
 
 def _orientation(exif: bytes) -> int:
@@ -161,13 +180,13 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _read_with_pillow(encoded: bytes, plugin: type[ImageFile.ImageFile], max_pixels: int) -> _Picture:
+def _read_with_pillow(encoded: bytes, plugin: type[ImageFile.ImageFile], room: _Room) -> Picture:
     """Any format, through its plugin: `Image.open` warns about sizes by a limit of its own."""
     with _lock:  # `warnings.catch_warnings` is not thread safe; one filter, for PIL's own modules, left in place, is
         if warnings.filters[:1] != [_PILLOW_QUIET]:  # the first use, or somebody has put other filters before it
             warnings.filterwarnings("ignore", module=r"PIL\.")
     if plugin is WebPImageFile:
-        _check_webp(encoded, max_pixels)
+        _check_webp(encoded, room)
     width, height, otherwise = None, None, "not_an_image"
     try:
         file = plugin(BytesIO(encoded))
@@ -175,7 +194,7 @@ def _read_with_pillow(encoded: bytes, plugin: type[ImageFile.ImageFile], max_pix
         tags = file.tag_v2 if isinstance(file, TiffImageFile) else {}
         if tags.get(ORIENTATION) in (5, 6, 7, 8):
             width, height = height, width
-        _check_pixels(width, height, max_pixels)
+        room.take(width, height)
         if file.mode in ("I", "F", "LAB"):
             raise _Rejected("unsupported", width, height)
         otherwise = "corrupt"
@@ -187,17 +206,30 @@ def _read_with_pillow(encoded: bytes, plugin: type[ImageFile.ImageFile], max_pix
             pixels_HWC = np.dstack([~grey_HW if white_is_zero else grey_HW] * 3)
         else:
             file.info.pop("transparency", None)  # dropped like all alpha; `convert` would look for its colour
-            pixels_HWC = np.array(file.convert("RGB"))
+            pixels_HWC = _rgb(file)
     except (MemoryError, _Rejected):
         raise
     except Exception as error:  # Pillow raises a dozen kinds for what an image may contain
         if isinstance(error, Image.DecompressionBombError):  # a frame or tile larger than the header's size
             otherwise = "too_large"
         raise _Rejected("truncated" if "truncated" in str(error).lower() else otherwise, width, height) from error
-    return _Picture(pixels_HWC, pixels_HWC.shape[0], pixels_HWC.shape[1], 1, orientation, (width, height))
+    return Picture(pixels_HWC, pixels_HWC.shape[0], pixels_HWC.shape[1], 1, orientation, (width, height))
 
 
-def _check_webp(encoded: bytes, max_pixels: int) -> None:
+def _rgb(file: ImageFile.ImageFile) -> np.ndarray:
+    """The pixels as uint8 [height, width, 3]; a large image in bands, for Pillow would hold it four times over."""
+    width, height = file.size
+    if width * height <= LARGE:
+        return np.array(file.convert("RGB"))
+    pixels_HWC = np.empty((height, width, 3), np.uint8)
+    step = max(1, LARGE // width)
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        pixels_HWC[top:bottom] = np.asarray(file.crop((0, top, width, bottom)).convert("RGB"))
+    return pixels_HWC
+
+
+def _check_webp(encoded: bytes, room: _Room) -> None:
     """Size and length by the header (RFC 9649), for Pillow makes room for the pixels before it tells their number."""
     match encoded[8:16]:
         case b"WEBPVP8X":
@@ -208,42 +240,6 @@ def _check_webp(encoded: bytes, max_pixels: int) -> None:
             width, height = (int.from_bytes(encoded[at : at + 2], "little") & 0x3FFF for at in (26, 28))
         case _:
             raise _Rejected("not_an_image")
-    _check_pixels(width, height, max_pixels)
+    room.take(width, height)
     if len(encoded) < 8 + int.from_bytes(encoded[4:8], "little"):
         raise _Rejected("truncated", width, height)
-
-
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels or not width * height:
-        raise _Rejected("too_large" if width * height else "corrupt", width, height)
-
-
-def _preprocess(picture: _Picture, slot_HWC: np.ndarray) -> None:
-    """Shortest side to RESIZE_SIDE, centre INPUT_SIZE, upright: the crop is found and resized in pixels as stored."""
-    pixels_HWC, height, width, factor, orientation, _ = picture
-    shortest = min(height, width)
-    out_height, out_width = RESIZE_SIDE * height // shortest, RESIZE_SIDE * width // shortest
-    top, left = round((out_height - INPUT_SIZE) / 2), round((out_width - INPUT_SIZE) / 2)
-    transpose, flip_rows, flip_columns = UPRIGHT[orientation]
-    if flip_columns if transpose else flip_rows:  # an odd margin has its extra pixel on the other side
-        top = out_height - INPUT_SIZE - top
-    if flip_rows if transpose else flip_columns:
-        left = out_width - INPUT_SIZE - left
-    bottom, right = top + INPUT_SIZE, left + INPUT_SIZE
-    step_y, step_x = height / factor / out_height, width / factor / out_width  # decoded pixels to one of the output
-    if max(height, width) > LONG * shortest:
-        box = (left * step_x, top * step_y, right * step_x, bottom * step_y)
-        whole = Image.fromarray(pixels_HWC)
-        crop_HWC = np.asarray(whole.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BICUBIC, box))
-    else:  # of what lies below and right of the crop, only the kernel's reach of 2 pixels of the output is read
-        num_rows = ceil(bottom * step_y + 2 * max(step_y, 1)) + 1
-        rows, columns, channels = pixels_HWC[:num_rows].shape
-        # The stride of N is free where N is 1; this one makes torch keep channels last (its issue 68430).
-        strides = (rows * columns * channels, 1, columns * channels, channels)
-        pixels_NCHW = torch.from_numpy(pixels_HWC).as_strided((1, channels, rows, columns), strides)
-        # Where input and output are of one size torch skips the pass, whatever the scale: ask for one line more.
-        size = [bottom + (bottom == rows), right + (right == columns)]
-        resized_NCHW = _resize(pixels_NCHW, size, False, 1 / step_y, 1 / step_x)
-        crop_HWC = resized_NCHW.numpy()[0].transpose(1, 2, 0)[top:bottom, left:right]
-    upright_HWC = crop_HWC.transpose(1, 0, 2) if transpose else crop_HWC
-    slot_HWC[...] = upright_HWC[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]

@@ -165,7 +165,7 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
               for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * pools.shards_at_once,
                                          pools.task_bytes)]
     reader = (pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes,
-              config.reduced_decode)
+              config.max_shard_images, config.reduced_decode)
     return _stage(ray.data.from_arrow(blocks), Reader, reader, min(pools.num_decoders, len(blocks)),
                   pools.shards_at_once, pools.decode_cpus)
 

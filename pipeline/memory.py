@@ -17,3 +17,10 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 2**25)  # the most it takes
         mallopt(M_TRIM_THRESHOLD, 2**30)
+
+
+def give_freed_memory_back() -> None:
+    """Give the kernel what this process has kept, after something large: each of its threads may keep as much."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

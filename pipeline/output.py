@@ -6,6 +6,7 @@ In: the config, the output as it stands. Out: URIs, a `UserError` in a sentence,
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 
@@ -23,7 +24,9 @@ def labels_folder(output: str, model_id: str) -> str:
 
 
 def labels_uri(output: str, model_id: str, shard: str) -> str:
-    """The one file of a shard: its own path, mirrored, and `.parquet` behind it."""
+    """The one file of a shard: its own path, mirrored, and `.parquet` behind it. Raises OSError for a path with `..`."""
+    if not {"", ".", ".."}.isdisjoint(shard.split("/")):
+        raise OSError(errno.EINVAL, f"a table for {shard!r} would lead out of the output, or not be the only one of its name")
     return storage.join(labels_folder(output, model_id), shard + ".parquet")
 
 

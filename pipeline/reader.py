@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,21 @@ IMAGE_BYTES = INPUT_SIZE * INPUT_SIZE * 3
 NO_PIXELS = np.empty((0, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
 TOGETHER = 8  # images of one task of the pool: a task for each costs 5 % of decoding
 
-_Done = tuple[Sample, Decoded, str, float]  # with the SHA-256 of the bytes, and seconds
-_Few = Future[list[_Done]]
+HELD_BYTES = 2**27  # of encoded images of a shard that wait to be decoded; a batch of large ones would be gigabytes
+
+_Few = Future[list["_Done"]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A sample without its bytes. `sha256`: of the bytes, None if they were not read. `seconds`: of decoding."""
+
+    index: int
+    key: str
+    num_bytes: int
+    sha256: str | None
+    decoded: Decoded
+    seconds: float
 
 
 class Reader:
@@ -45,16 +59,18 @@ class Reader:
         batch_size: images a batch.
         num_threads: of the decode pool.
         max_image_pixels, max_image_bytes: above which an image is rejected as `too_large`.
+        max_shard_images: above which a shard is not read.
         reduce: decode large JPEGs at a reduced scale.
     """
 
     def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, max_image_bytes: int,
-                 reduce: bool = True) -> None:
+                 max_shard_images: int, reduce: bool = True) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # each thread of the pool resizes by itself
         self.batch_size = batch_size
         self.max_image_pixels = max_image_pixels
         self.max_image_bytes = max_image_bytes
+        self.max_shard_images = max_shard_images
         self.reduce = reduce
         self.pool = ThreadPoolExecutor(num_threads, "decode")
         self.free: list[np.ndarray] = []
@@ -69,12 +85,15 @@ class Reader:
         try:
             with open_stream(uri) as (file, version):
                 source |= {"size": version.size, "etag": version.etag}
-                for sample in read_samples(file, self.max_image_bytes):
+                for sample in read_samples(file, self.max_image_bytes, self.max_shard_images):
                     if not started or started[-1].full:
                         started.append(_Batch(source, sample.index, self._memory(), self._submit))
                         if len(started) > 2:
                             yield started.popleft().table()
                     started[-1].add(sample)
+                    if sum(batch.held_bytes for batch in started) > HELD_BYTES:
+                        for batch in started:
+                            batch.wait()
         except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
             for batch in started:
                 batch.abandon()
@@ -112,7 +131,8 @@ class Reader:
         else:
             slot_HWC[...] = 0
             decoded = Decoded(None, None, sample.error)
-        return sample, decoded, hashlib.sha256(sample.encoded).hexdigest(), time.perf_counter() - begun
+        sha256 = None if sample.error else hashlib.sha256(sample.encoded).hexdigest()
+        return _Done(sample.index, sample.key, len(sample.encoded), sha256, decoded, time.perf_counter() - begun)
 
 
 class _Batch:
@@ -125,6 +145,7 @@ class _Batch:
         self.submit = submit
         self.pixels_NHWC = pixels_NHWC
         self.num_samples = 0
+        self.held_bytes = 0
         self.waiting: list[Sample] = []
         self.submitted: list[_Few] = []
 
@@ -134,9 +155,16 @@ class _Batch:
 
     def add(self, sample: Sample) -> None:
         self.waiting.append(sample)
+        self.held_bytes += len(sample.encoded)
         self.num_samples += 1
         if self.full or len(self.waiting) == TOGETHER:
             self._decode_waiting()
+
+    def wait(self) -> list[_Done]:
+        """Its images, once all are decoded and their encoded bytes free."""
+        self._decode_waiting()
+        self.held_bytes = 0
+        return [one for few in self.submitted for one in few.result()]
 
     def abandon(self) -> None:
         for few in self.submitted:
@@ -149,17 +177,15 @@ class _Batch:
 
     def table(self, *, end: bool = False, failure: str | None = None, passing: bool = False) -> pa.Table:
         """The batch as a table of one row; waits for its images. The pixels are not copied."""
-        self._decode_waiting()
-        done = [one for few in self.submitted for one in few.result()]
-        samples = [{"shard": self.source["shard"], "index": sample.index, "key": sample.key, "width": decoded.width,
-                    "height": decoded.height, "sha256": sha256 if sample.error is None else None,
-                    "error": decoded.error} for sample, decoded, sha256, _ in done]
+        done = self.wait()
+        samples = [{"shard": self.source["shard"], "index": one.index, "key": one.key, "width": one.decoded.width,
+                    "height": one.decoded.height, "sha256": one.sha256, "error": one.decoded.error} for one in done]
         num_bytes = len(done) * IMAGE_BYTES
         offsets = pa.py_buffer(np.array([0, num_bytes], np.int64))
         pixels = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(self.pixels_NHWC)])
         values = {**self.source, "first": self.first, "end": end, "failure": failure,
-                  "passing": passing, "num_bytes": sum(len(sample.encoded) for sample, *_ in done),
-                  "decode_s": sum(seconds for *_, seconds in done), "samples": samples}
+                  "passing": passing, "num_bytes": sum(one.num_bytes for one in done),
+                  "decode_s": sum(one.seconds for one in done), "samples": samples}
         columns = [pixels if field.name == "pixels" else pa.array([values[field.name]], field.type) for field in BATCH]
         return pa.table(columns, schema=BATCH)
 

@@ -22,6 +22,7 @@ from typing import IO, Any, Self, cast
 import pyarrow as pa
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+HEADER_BYTES = 2**24  # a long name or a PAX header of more is not read: gzip makes gigabytes of it from nothing
 SHARD_NAME = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst)$", re.IGNORECASE)
 _KEY = re.compile(r"^((?:.*/)?[^./][^./]*)\.[^/]*$", re.DOTALL)  # webdataset.tariterators.base_plus_ext
 
@@ -40,19 +41,25 @@ class Sample:
     error: str | None
 
 
-def read_samples(file: IO[bytes], max_bytes: int) -> Iterator[Sample]:
+def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None) -> Iterator[Sample]:
     """Stream the samples of a tar shard.
 
     Args:
         file: the shard, open for reading in binary; need not seek.
         max_bytes: an image of more encoded bytes is not read; its sample has error `too_large`.
+        max_samples: a shard of more is not read to its end.
 
     Raises:
-        ShardUnreadable: not a tar, cut, or damaged: also where Python's tarfile would end in silence.
+        ShardUnreadable: not a tar, cut, or damaged: also where Python's tarfile would end in silence; or too many samples.
     """
     try:
-        with tarfile.TarFile(fileobj=cast(Any, _Forward(_decompressed(file))), tarinfo=_Header) as tar:
-            yield from _samples(tar, max_bytes)
+        stream = _Forward(_decompressed(file), max(max_bytes, HEADER_BYTES))
+        with tarfile.TarFile(fileobj=cast(Any, stream), tarinfo=_Header) as tar:
+            for sample in _samples(tar, max_bytes):
+                if sample.index == max_samples:
+                    raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise "
+                                          "--max-shard-images")
+                yield sample
             _check_nothing_follows(tar)
     except (tarfile.TarError, EOFError, lzma.LZMAError, pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno is not None:
@@ -78,8 +85,9 @@ class _Header(tarfile.TarInfo):
 class _Forward:
     """A stream that only goes on, as tarfile wants to see it; its own (`r|`) takes twice the time."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], max_bytes: int) -> None:
         self.stream = stream
+        self.max_bytes = max_bytes
         self.position = 0
 
     def tell(self) -> int:
@@ -90,6 +98,8 @@ class _Forward:
             pass
 
     def read(self, size: int) -> bytes:
+        if size > self.max_bytes:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
         data = self.stream.read(size)
         while 0 < len(data) < size and (more := self.stream.read(size - len(data))):
             data += more

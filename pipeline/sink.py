@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
@@ -24,6 +24,7 @@ from pipeline.output import labels_uri
 from pipeline.retry import may_pass, told
 from pipeline.table import ROWS
 
+GROUP_ROWS = 8192  # of a row group at least: 50 MB of embeddings
 _PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
 _TEXT_AND_IDS = ["shard", "label_id", "label", "error", "top5.list.element.label_id", "top5.list.element.label"]
 _WITH_STATISTICS = ["shard", "index", "key", "width", "height", "sha256", "label_id", "label", "prob", "error"]
@@ -53,29 +54,27 @@ class Sink:
         Returns:
             The committed file, if these rows completed the shard; else None.
         """
+        uri = labels_uri(self.output, self.model_id, source.shard)
         if first == 0 and end:
-            return self._commit(source, piece)
+            return self._commit(uri, source, [piece])
         version = hashlib.sha256(source.etag.encode()).hexdigest()[:16]
         folder = storage.join(self.output, "_staging", self.run_id, source.shard, version)
         name = f"{first:09}-{first + piece.num_rows:09}{'.end' if end else ''}.parquet"
-        storage.put_whole(storage.join(folder, name), encode(piece, {}))
+        storage.put_whole(storage.join(folder, name), encode([piece]))
         names = _whole(list_files(folder)["path"].to_pylist())
         if names is None:
             return None
         try:
-            pieces = [_decode(storage.read_bytes(storage.join(folder, name))) for name in names]
+            committed = self._commit(uri, source, (_decode(storage.read_bytes(storage.join(folder, name))) for name in names))
         except FileNotFoundError:
             return None  # another worker committed the same rows, and removed the pieces
-        committed = self._commit(source, pa.concat_tables(pieces))
         storage.remove(folder)
         return committed
 
-    def _commit(self, source: Source, rows: pa.Table) -> storage.File:
+    def _commit(self, uri: str, source: Source, pieces: Iterable[pa.Table]) -> storage.File:
         footer = {"source_uri": source.uri, "source_size": str(source.size), "source_etag": source.etag,
-                  "model_id": self.model_id, "num_rows": str(rows.num_rows),
-                  "num_rejected": str(pc.sum(pc.is_valid(rows["error"])).as_py() or 0)}
-        uri = labels_uri(self.output, self.model_id, source.shard)
-        storage.put_whole(uri, encode(rows, footer))
+                  "model_id": self.model_id}
+        storage.put_whole(uri, encode(pieces, footer))
         return storage.stat(uri)
 
 
@@ -101,14 +100,34 @@ class Committer:
         return pa.Table.from_pylist([row], schema=REPORT)
 
 
-def encode(rows: pa.Table, footer: dict[str, str]) -> bytes:
-    """A Parquet file: zstd, dictionaries for text and ids only, no statistics of embeddings, page index."""
+def encode(pieces: Iterable[pa.Table], footer: dict[str, str] | None = None) -> bytes:
+    """A Parquet file: zstd, dictionaries for text and ids only, no statistics of embeddings, page index.
+
+    Of the pieces some thousand rows are held at a time. Footers get `num_rows` and `num_rejected` added.
+    """
     buffer = io.BytesIO()
-    schema = ROWS.with_metadata(footer or None)
-    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=_TEXT_AND_IDS,
+    num_rows = num_rejected = 0
+    with pq.ParquetWriter(buffer, ROWS, compression="zstd", use_dictionary=_TEXT_AND_IDS,
                           write_statistics=_WITH_STATISTICS, write_page_index=True) as writer:
-        writer.write_table(rows.replace_schema_metadata(schema.metadata))
+        for rows in _groups(pieces):
+            writer.write_table(rows)
+            num_rows += rows.num_rows
+            num_rejected += rows.num_rows - rows["error"].null_count
+        if footer:
+            writer.add_key_value_metadata({**footer, "num_rows": str(num_rows), "num_rejected": str(num_rejected)})
     return buffer.getvalue()
+
+
+def _groups(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of all pieces as tables of a row group each."""
+    held: list[pa.Table] = []
+    for piece in pieces:
+        held.append(piece.replace_schema_metadata())
+        if sum(rows.num_rows for rows in held) >= GROUP_ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _decode(data: bytes) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import struct
 import time
 import warnings
@@ -385,6 +386,16 @@ def test_every_cut_of_a_jpeg_is_rejected(mode: str, options: dict) -> None:
         assert run(encoded[:length])[0] == (96, 64, "truncated")
 
 
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_photograph_cut_at_any_marker_is_rejected(name: str) -> None:
+    for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
+        encoded = save(Image.fromarray(PHOTOS[name]), "JPEG", **options)
+        assert run(encoded)[0].error is None
+        for match in re.finditer(rb"\xff[\xc0-\xfe]", encoded):
+            for length in (match.start(), match.start() + 1, match.end()):
+                assert run(encoded[:length])[0].error in ("truncated", "not_an_image", "empty") or length >= len(encoded)
+
+
 def test_a_jpeg_cut_and_ended_is_rejected() -> None:
     encoded = save(CAT, "JPEG")
     for part in (0.3, 0.5, 0.9, 0.99):
@@ -469,7 +480,7 @@ def test_mutations_end_in_a_row() -> None:
                save(SMALL, "PNG", save_all=True, append_images=[SMALL.rotate(9)]),
                save(SMALL, "WEBP", save_all=True, append_images=[SMALL.rotate(9)])]
     reasons = set()
-    for turn in range(900):
+    for turn in range(2100):
         encoded = bytearray(images[turn % len(images)])
         match rng.choice(["cut", "flip", "flip head", "junk head", "junk", "zeros", "splice"]):
             case "cut":

@@ -22,7 +22,7 @@ def png(level: int) -> bytes:
 
 def read(tmp_path, data: bytes, batch_size: int = 4) -> list[pa.Table]:
     (tmp_path / "a.tar").write_bytes(data)
-    reader = Reader(batch_size, 2, 10**6, 10**6)
+    reader = Reader(batch_size, 2, 10**6, 10**6, 100)
     return list(reader(pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})))
 
 
@@ -55,7 +55,7 @@ def test_reduced_decoding_can_be_switched_off(tmp_path):
     Image.fromarray(noise).save(file, "JPEG", quality=70)
     (tmp_path / "a.tar").write_bytes(make_tar(("a.jpg", file.getvalue())))
     shards = pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})
-    fast, exact = (pixels_of(next(iter(Reader(1, 1, 10**9, 10**9, reduce)(shards)))) for reduce in (True, False))
+    fast, exact = (pixels_of(next(iter(Reader(1, 1, 10**9, 10**9, 1, reduce)(shards)))) for reduce in (True, False))
     whole, slot = np.empty((2, 299, 299, 3), np.uint8)
     decode(file.getvalue(), whole, max_pixels=10**9, max_bytes=10**9, reduce=False)
     decode(file.getvalue(), slot, max_pixels=10**9, max_bytes=10**9)
@@ -64,7 +64,7 @@ def test_reduced_decoding_can_be_switched_off(tmp_path):
 
 def test_memory_is_used_again_only_when_nobody_holds_it(tmp_path):
     (tmp_path / "a.tar").write_bytes(make_tar(*((f"{n}.png", png(n)) for n in range(40))))
-    reader = Reader(4, 2, 10**6, 10**6)
+    reader = Reader(4, 2, 10**6, 10**6, 100)
     shards = pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})
     held = [pixels_of(batch) for batch in reader(shards)]
     assert np.array_equal(np.concatenate(held)[:, 0, 0, 0], np.arange(40)) and len(reader.free) == 0
@@ -90,5 +90,11 @@ def test_a_cut_shard_never_ends(tmp_path):
 
 
 def test_a_vanished_shard_is_a_failure():
-    batch, = Reader(4, 1, 10, 10)(pa.table({"shard": ["x.tar"], "uri": ["/absent/x.tar"]}))
+    batch, = Reader(4, 1, 10, 10, 10)(pa.table({"shard": ["x.tar"], "uri": ["/absent/x.tar"]}))
     assert batch["failure"][0].as_py().startswith("FileNotFoundError")
+
+
+def test_a_shard_of_too_many_images_is_a_failure(tmp_path):
+    *_, last = read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(101))))
+    assert "more than 100 images" in last["failure"][0].as_py() and not last["end"][0].as_py()
+    assert read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(100))))[-1]["end"][0].as_py()
