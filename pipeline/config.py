@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ class Config:
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected is {self.max_rejected}; it is a fraction from 0 to 1.")
         for name in ("input", "output", "weights", "classes"):
-            _check_uri(name, getattr(self, name))
+            check_uri(name, getattr(self, name))
         if canonical_uri(self.input) == canonical_uri(self.output):
             raise UserError("--input and --output name the same place; the tables need a folder of their own.")
 
@@ -184,11 +185,18 @@ def _check_type(name: str, annotation: Any, value: Any) -> None:
         raise UserError(f"{flag(name)} is {value!r}, which is not of type {annotation}.")
 
 
-def _check_uri(name: str, uri: str | None) -> None:
+# Of a signed URL, or one with a token.
+_SECRET_PARAMETER = re.compile(r"[?&][^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
+
+
+def check_uri(name: str, uri: str | None) -> None:
+    """Raise UserError if the URI given for a flag is empty or holds credentials."""
     if uri is None:
         return
     if not uri.strip():
         raise UserError(f"{flag(name)} is empty.")
-    if "://" in uri and "@" in urlsplit(uri).netloc:
-        raise UserError(f"{flag(name)} holds credentials before an '@'; give them through the environment "
-                        "(AWS_ACCESS_KEY_ID and so on), where they are not written to logs and tables.")
+    place = urlsplit(uri) if "://" in uri else None
+    if place and ("@" in place.netloc or not place.netloc.partition(":")[2].isdigit() and ":" in place.netloc
+                  or _SECRET_PARAMETER.search("?" + place.query)):
+        raise UserError(f"{flag(name)} holds credentials; give them through the environment (AWS_ACCESS_KEY_ID and so on), "
+                        "where they are not written to logs and tables.")

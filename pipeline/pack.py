@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline import storage
-from pipeline.config import UserError, canonical_uri
+from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.listing import each, list_files
 from pipeline.shards import IMAGE_SUFFIXES
 from pipeline.storage import File
@@ -34,6 +34,8 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str) ->
     Raises:
         UserError: the folder does not exist or holds no image.
     """
+    check_uri("input", input_uri)
+    check_uri("output", output_uri)
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     storage.check_output(output_uri)
     try:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import catalog, ledger, storage
-from pipeline.config import UserError, canonical_uri
+from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
 from pipeline.shards import ShardUnreadable, read_samples
@@ -48,6 +48,8 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, max_image_byte
     Raises:
         UserError: a side cannot be listed, or the output has several models and none is named.
     """
+    check_uri("input", input_uri)
+    check_uri("output", output_uri)
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     proof = Proof(model_id or _only_model(output_uri))
     try:

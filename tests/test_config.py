@@ -22,6 +22,9 @@ def test_flags_win_over_variables_over_the_file(tmp_path):
     (["--max-rejected", "1.5"], {}, "--max-rejected is 1.5"),
     (["--output", "in"], {}, "--input and --output name the same place"),
     (["--input", "s3://key:secret@bucket"], {}, "--input holds credentials"),
+    (["--output", "s3://key:se/cret@bucket/secret"], {}, "--output holds credentials"),
+    (["--weights", "https://host/w.pth?X-Amz-Signature=secret"], {}, "--weights holds credentials"),
+    (["--weights", "https://host/w.pth?v=1&Token=secret"], {}, "--weights holds credentials"),
     (["--config", "absent.toml"], {}, "--config absent.toml cannot be read"),
     ([], {"LABEL_BATCH_SIZE": "many"}, "LABEL_BATCH_SIZE is 'many'"),
     ([], {"LABEL_DEVICE": "tpu"}, "--device is 'tpu'"),
@@ -44,3 +47,7 @@ def test_unknown_fields_and_wrong_types_of_the_file(tmp_path):
 def test_a_missing_input_is_named():
     with pytest.raises(UserError, match="--input is missing"):
         parse_config(["--output", "out"], {}, "test")
+
+
+def test_what_is_no_credential_is_taken():
+    assert parse("--input", "s3://bucket/a@b:c?key", "--weights", "https://host:8080/w.pth?v=1")
