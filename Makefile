@@ -10,7 +10,9 @@ setup: .venv/.done
 demo: setup
 	$(PY) jobs/demo.py $(if $(WEIGHTS),--weights $(WEIGHTS))
 test: setup
-	$(PY) -m pytest -m 'not gpu'
+	$(PY) -m pytest -m 'not gpu and not chaos'
+chaos: setup
+	$(PY) -m pytest -m chaos -s
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy pipeline jobs

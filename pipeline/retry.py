@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _TRANSIENT = {None, errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EIO,
               errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT}
 # Of botocore and aiohttp, which are not imported for a local store: no answer, or one cut off.
-_TRANSIENT_KINDS = {"HTTPClientError", "IncompleteReadError", "ResponseParserError", "ClientConnectionError",
+_TRANSIENT_KINDS = {"HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError", "ClientConnectionError",
                     "ClientPayloadError"}
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 

@@ -34,6 +34,15 @@ def actors(pid: int) -> dict[str, list[psutil.Process]]:
     return found
 
 
+def kind_of(process: psutil.Process) -> str:
+    """`Reader`, `LabelStage`, `Committer`; `raylet`, `gcs_server`; or `other`."""
+    try:
+        match = ACTOR.search(" ".join(process.cmdline()))
+        return match[1] if match else process.name() if process.name() in ("raylet", "gcs_server") else "other"
+    except psutil.Error:
+        return "gone"
+
+
 def family(pid: int) -> list[psutil.Process]:
     """The process and all below it."""
     try:
