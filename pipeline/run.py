@@ -37,6 +37,12 @@ from pipeline.weights import Weights
 ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never passes is the next run's
 
 
+class NoCluster(UserError):
+    """Ray is not there; nothing was labelled."""
+
+    exit_code = 1
+
+
 def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     """Label every shard that is new, changed or was never finished.
 
@@ -101,13 +107,13 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
 
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-        except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS", "of this machine")
-            raise UserError(f"RAY_ADDRESS: the Ray cluster {address} does not answer ({told(error)[:300]}).") from error
+        except Exception as error:  # Ray raises no kind of its own
+            where = f"cluster at RAY_ADDRESS {os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "on this machine"
+            raise NoCluster(f"Ray {where} does not answer or start ({told(error)[:300]}).") from error
         state = loading.result()
     from pipeline import graph
     from pipeline.labeller import check_classes, resolve_precision
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its start and end; `Progress` tells ours
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
     check_classes(state, classes)
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     if config.device == "cuda" and not num_gpus:

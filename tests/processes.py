@@ -35,12 +35,17 @@ def actors(pid: int) -> dict[str, list[psutil.Process]]:
 
 
 def kind_of(process: psutil.Process) -> str:
-    """`Reader`, `LabelStage`, `Committer`; `raylet`, `gcs_server`; or `other`."""
+    """`Reader`, `LabelStage`, `Committer`; `worker`, another actor of Ray's; `raylet`, `gcs_server`; or `other`."""
     try:
-        match = ACTOR.search(" ".join(process.cmdline()))
-        return match[1] if match else process.name() if process.name() in ("raylet", "gcs_server") else "other"
+        command, name = " ".join(process.cmdline()), process.name()
     except psutil.Error:
         return "gone"
+    match = ACTOR.search(command)
+    if match:
+        return match[1]
+    if command.startswith("ray::") and "Agent" not in command:  # a raylet dies with its agents
+        return "worker"
+    return name if name in ("raylet", "gcs_server") else "other"
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -1,12 +1,17 @@
 """How a cluster is shared out: nothing idle, nothing that can never be placed."""
 
+import os
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.config import Config
-from pipeline.graph import MOST_TASKS, SINK_CPUS, TASK_BYTES, TASKS_EACH, choose_pools, tasks
+from pipeline.graph import MOST_TASKS, SINK_CPUS, TASK_BYTES, TASKS_EACH, LabelStage, choose_pools, tasks
+from pipeline.reader import Reader
+from tests.test_reader import png
+from tests.test_shards import make_tar
 
 
 @pytest.mark.parametrize("nodes", [[1.0], [2.0], [16.0], [64.0, 64.0], [4.0, 32.0]])
@@ -47,3 +52,23 @@ def test_each_shard_is_in_one_task_and_there_are_tasks_for_all(sizes, readers):
 def test_without_a_gpu_each_shard_is_a_task_of_its_own():
     assert tasks(np.array([5, 10**6, 7]), 2, choose_pools(Config(input="i", output="o"), [2.0], 0, "cpu").task_bytes) == \
         [(0, 1), (1, 2), (2, 3)]
+
+
+def test_after_an_error_of_the_network_its_process_ends(tmp_path, monkeypatch):
+    (tmp_path / "a.tar").write_bytes(make_tar(("a.png", png(1)), ("b.png", png(2))))
+    first, second = Reader(1, 1, 10**6, 10**6, 10)(pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]}))
+
+    class Broken:
+        precision = "bf16"
+
+        def __call__(self, pixels_NHWC):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    stage = object.__new__(LabelStage)
+    stage.labeller, stage.labels, stage.broken = Broken(), pa.array(["crane"]), False
+    labelled = stage(first)
+    assert labelled["failure"][0].as_py().startswith("RuntimeError: CUDA error") and labelled["passing"][0].as_py()
+    assert len(labelled["rows"][0].as_py()) == 0
+    monkeypatch.setattr(os, "_exit", lambda status: (_ for _ in ()).throw(SystemExit(status)))
+    with pytest.raises(SystemExit):
+        stage(second)

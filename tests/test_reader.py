@@ -98,3 +98,14 @@ def test_a_shard_of_too_many_images_is_a_failure(tmp_path):
     *_, last = read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(101))))
     assert "more than 100 images" in last["failure"][0].as_py() and not last["end"][0].as_py()
     assert read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(100))))[-1]["end"][0].as_py()
+
+
+@pytest.mark.parametrize(("error", "passing"), [(MemoryError("of 300 MB"), True), (TimeoutError("slow"), True),
+                                                (PermissionError("no"), False), (ValueError("odd"), False)])
+def test_what_may_pass_is_worth_another_attempt(tmp_path, monkeypatch, error, passing):
+    def fail(*_, **__):
+        raise error
+    monkeypatch.setattr("pipeline.reader.decode", fail)
+    *_, last = read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(9))))
+    assert last["failure"][0].as_py() == f"{type(error).__name__}: {error}" and last["passing"][0].as_py() == passing
+    assert not last["end"][0].as_py()
