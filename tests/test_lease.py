@@ -42,10 +42,10 @@ def test_it_is_renewed_and_its_loss_noticed(tmp_path, monkeypatch):
         time.sleep(0.2)
         assert json.loads((tmp_path / "lease.json").read_text())["until"] > first
         mine.check()
-        mark(tmp_path, run_id="r2")
         deadline = time.monotonic() + 10
-        while mine.lost is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while mine.lost is None and time.monotonic() < deadline:  # again, if a renewal was under way
+            mark(tmp_path, run_id="r2")
+            time.sleep(0.05)
         with pytest.raises(Busy, match="run r2 has taken it"):
             mine.check()
     assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r2"
