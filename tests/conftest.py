@@ -10,12 +10,14 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tests.test_shards import make_tar
 
 ROOT = Path(__file__).parents[1]
 KEY, SECRET = "testkey", "testsecret"
+SEED = ("--weights", "seed:0", "--precision", "fp32")
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +45,27 @@ def job(name: str, *options: object, **environ: str) -> subprocess.CompletedProc
     """Run `jobs/<name>.py` as a user would."""
     return subprocess.run([sys.executable, ROOT / "jobs" / f"{name}.py", *map(str, options)], env=os.environ | environ,
                           cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def digest(shards: object, output: object, **environ: str) -> str:
+    proof = job("verify", "--input", shards, "--output", output, **environ)
+    assert proof.returncode == 0, proof.stdout + proof.stderr
+    return proof.stdout.splitlines()[-1]
+
+
+def labels(output: object) -> dict[tuple[str, int], int]:
+    rows = duckdb.sql(f"SELECT shard, index, label_id FROM '{output}/labels/**/*.parquet'").fetchall()
+    return {(shard, index): label_id for shard, index, label_id in rows}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shards, tmp_path_factory) -> Path:
+    """The output of a run over `shards` that nothing disturbed."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 labelled, 0 skipped (done before), 0 failed" in done.stdout and "mean nothing" in done.stdout
+    return output
 
 
 def free_ports(number: int) -> list[int]:

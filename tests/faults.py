@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 
 KINDS = ("busy", "throttled", "reset", "lost", "cut")
-STALL_S = 25.0  # longer than the client waits
+STALL_S = 4.0  # longer than the client waits in its test
 _ERROR = ('<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>Please reduce your request rate.'
           "</Message></Error>")
 

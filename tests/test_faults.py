@@ -67,11 +67,13 @@ def test_many_faults_and_nothing_wrong(proxy):
     assert len(list_files("s3://photos/faults")) == 100 and proxy.counts.total() > 50
 
 
-@pytest.mark.slow
-def test_a_stalled_reply_is_asked_for_again(proxy):
+def test_a_stalled_reply_is_asked_for_again(proxy, monkeypatch):
+    monkeypatch.setitem(storage.S3_OPTIONS["config_kwargs"], "read_timeout", 2)
+    _forget()
     storage.put_whole("s3://photos/faults/a", b"data")
     proxy.once("stall", "GET", "/a")
     assert read("s3://photos/faults/a") == b"data"
+    assert [method for method, path in proxy.requests if path.endswith("/a")] == ["PUT", "HEAD", "GET", "GET"]
 
 
 def test_what_is_final_is_asked_once(proxy, monkeypatch):

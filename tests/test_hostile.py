@@ -25,8 +25,7 @@ from pipeline.config import Config
 from pipeline.decode import REASONS, decode
 from pipeline.output import labels_uri
 from pipeline.reader import Reader
-from tests.conftest import ROOT, job
-from tests.test_label import SEED, digest
+from tests.conftest import ROOT, SEED, digest, job
 from tests.test_shards import make_tar
 
 NAMES = ["ü/ключ", "it's", 'say "x"', "100%", "50%41", "a#b", "a+b", "a\nb", "k" * 1000, "<script>", "..", "*", "\\", "x;DROP"]

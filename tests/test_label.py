@@ -9,36 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import duckdb
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.table import ROWS
-from tests.conftest import ROOT, free_ports, job
+from tests.conftest import ROOT, SEED, digest, free_ports, job, labels
 from tests.test_shards import make_tar
-
-SEED = ("--weights", "seed:0", "--precision", "fp32")
-
-
-def digest(shards: object, output: object, **environ: str) -> str:
-    proof = job("verify", "--input", shards, "--output", output, **environ)
-    assert proof.returncode == 0, proof.stdout + proof.stderr
-    return proof.stdout.splitlines()[-1]
-
-
-def labels(output: object) -> dict[tuple[str, int], int]:
-    rows = duckdb.sql(f"SELECT shard, index, label_id FROM '{output}/labels/**/*.parquet'").fetchall()
-    return {(shard, index): label_id for shard, index, label_id in rows}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shards, tmp_path_factory):
-    output = tmp_path_factory.mktemp("undisturbed")
-    done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 labelled, 0 skipped (done before), 0 failed" in done.stdout and "mean nothing" in done.stdout
-    return output
 
 
 def test_tables_as_promised(shards, undisturbed):

@@ -10,9 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import free_ports, job
+from tests.conftest import SEED, digest, free_ports, job, labels
 from tests.processes import actors, kill, start
-from tests.test_label import SEED, digest, labels, undisturbed  # noqa: F401
 from tests.test_shards import make_tar
 
 # Loaded by every Python process of a run: the SHA-256 of bytes that end so kills the process, as a decoder may.
@@ -45,7 +44,7 @@ def test_an_image_that_kills_its_process_fails_its_shard_only(shards, photograph
 
 
 @pytest.mark.slow
-def test_killed_actors_cost_another_attempt_and_nothing_else(shards, undisturbed, tmp_path):  # noqa: F811
+def test_killed_actors_cost_another_attempt_and_nothing_else(shards, undisturbed, tmp_path):
     output = tmp_path / "out"
     run = start("--input", shards, "--output", output, *SEED, "--batch-size", 4, log=tmp_path / "log")
     killed = 0
@@ -62,7 +61,7 @@ def test_killed_actors_cost_another_attempt_and_nothing_else(shards, undisturbed
 
 
 @pytest.mark.slow
-def test_two_runs_at_once(shards, undisturbed, tmp_path):  # noqa: F811
+def test_two_runs_at_once(shards, undisturbed, tmp_path):
     output = tmp_path / "out"
     options = ("--input", shards, "--output", output, *SEED, "--batch-size", 4)
     first = start(*options, log=tmp_path / "first")
@@ -78,9 +77,9 @@ def test_two_runs_at_once(shards, undisturbed, tmp_path):  # noqa: F811
     assert not (output / "_staging").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.cluster
-def test_a_second_node_is_lost(shards, undisturbed, tmp_path):  # noqa: F811
+def test_a_second_node_is_lost(shards, undisturbed, tmp_path):
     output, folder = tmp_path / "out", f"/tmp/raynodes{tmp_path.stat().st_ino}"
     address = f"127.0.0.2:{free_ports(1)[0]}"  # 127.0.0.1 Ray takes for this machine's outer address
     environ = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "NO_PROXY": "127.0.0.2,127.0.0.3"}

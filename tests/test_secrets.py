@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import SECRET, job
-from tests.test_label import SEED
+from tests.conftest import SECRET, SEED, job
 from tests.test_shards import make_tar
 
 PLANTED = (SECRET, "hf_plantedInTheEnvironment", "plantedInAUri")
