@@ -20,6 +20,7 @@ from pipeline import catalog, ledger, storage
 from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
+from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable, read_samples
 from pipeline.stream import open_stream
 
@@ -81,7 +82,7 @@ def _compare(input_uri: str, output_uri: str, model_id: str, shard: str, tables:
         with open_stream(storage.child(input_uri, shard)) as (file, _):
             samples = {sample.index: (sample.key, hashlib.sha256(sample.encoded).hexdigest() if not sample.error else
                                       None) for sample in read_samples(file, max_bytes)}
-    except (ShardUnreadable, OSError) as error:
+    except (ShardUnreadable, Replaced, OSError) as error:
         part.problems.append(f"unreadable: {shard}: {error}")
         return part
     part.num_samples = len(samples)
