@@ -66,6 +66,9 @@ class Config:
                                     "in memory, 7 KB an image", 200_000, metavar="N")
     reduced_decode: bool = _option("decode JPEGs of 2,728 pixels and more (shortest side) at 1/4 or 1/8 of their size: faster, "
                                    "and changes the logits by less than half precision does (default: on)", True)
+    output_embeddings: str = _option("numbers of the embedding column: float16 is half the size, but Trino, Athena and Spark "
+                                     "cannot read it; false leaves the column out", "float32",
+                                     choices=("float32", "float16", "false"))
     lease: bool = _option("refuse to run while another run writes to the output (default: on)", True)
     dry_run: bool = _option("say what would be labelled, and stop", False)
 

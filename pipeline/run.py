@@ -125,7 +125,7 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
     pools = graph.choose_pools(config, node_cpus, num_gpus, device)
     summary.device = device
     summary.hardware = f"{len(node_cpus)} nodes, {sum(node_cpus):g} CPUs, {num_gpus} GPUs ({platform.machine()})"
-    sink = Sink(config.output, summary.run_id, summary.model_id)
+    sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings)
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     del state
     begun = time.monotonic()

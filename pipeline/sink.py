@@ -22,7 +22,7 @@ from pipeline.batches import REPORT
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
 from pipeline.retry import may_pass, told
-from pipeline.table import ROWS
+from pipeline.table import ROWS, written
 
 GROUP_ROWS = 8192  # of a row group at least: 50 MB of embeddings
 _PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
@@ -42,11 +42,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Sink:
-    """Where one run's rows go. `output`: root URI of the tables; `run_id` names the staging folder."""
+    """Where one run's rows go. `output`: root URI of the tables; `run_id` names the staging folder.
+
+    `embeddings`: `float32`, `float16` or `false` (see `table.written`).
+    """
 
     output: str
     run_id: str
     model_id: str
+    embeddings: str = "float32"
 
     def write(self, source: Source, piece: pa.Table, first: int, end: bool) -> storage.File | None:
         """Take the rows `first`, `first` + 1, … of a shard; `end`: they are its last.
@@ -60,7 +64,7 @@ class Sink:
         version = hashlib.sha256(source.etag.encode()).hexdigest()[:16]
         folder = storage.join(self.output, "_staging", self.run_id, source.shard, version)
         name = f"{first:09}-{first + piece.num_rows:09}{'.end' if end else ''}.parquet"
-        storage.put_whole(storage.join(folder, name), encode([piece]))
+        storage.put_whole(storage.join(folder, name), encode([piece], self.embeddings))
         names = _whole(list_files(folder)["path"].to_pylist())
         if names is None:
             return None
@@ -74,7 +78,7 @@ class Sink:
     def _commit(self, uri: str, source: Source, pieces: Iterable[pa.Table]) -> storage.File:
         footer = {"source_uri": source.uri, "source_size": str(source.size), "source_etag": source.etag,
                   "model_id": self.model_id}
-        storage.put_whole(uri, encode(pieces, footer))
+        storage.put_whole(uri, encode(pieces, self.embeddings, footer))
         return storage.stat(uri)
 
 
@@ -100,17 +104,17 @@ class Committer:
         return pa.Table.from_pylist([row], schema=REPORT)
 
 
-def encode(pieces: Iterable[pa.Table], footer: dict[str, str] | None = None) -> bytes:
+def encode(pieces: Iterable[pa.Table], embeddings: str, footer: dict[str, str] | None = None) -> bytes:
     """A Parquet file: zstd, dictionaries for text and ids only, no statistics of embeddings, page index.
 
     Of the pieces some thousand rows are held at a time. Footers get `num_rows` and `num_rejected` added.
     """
-    buffer = io.BytesIO()
+    buffer, schema = io.BytesIO(), written(embeddings)
     num_rows = num_rejected = 0
-    with pq.ParquetWriter(buffer, ROWS, compression="zstd", use_dictionary=_TEXT_AND_IDS,
+    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=_TEXT_AND_IDS,
                           write_statistics=_WITH_STATISTICS, write_page_index=True) as writer:
         for rows in _groups(pieces):
-            writer.write_table(rows)
+            writer.write_table(rows.select(schema.names).cast(schema))
             num_rows += rows.num_rows
             num_rejected += rows.num_rows - rows["error"].null_count
         if footer:

@@ -36,6 +36,14 @@ ROWS = pa.schema([
 ])
 
 
+def written(embeddings: str) -> pa.Schema:
+    """The schema of a file: `ROWS`, its embedding as `float32`, `float16`, or for `false` not there."""
+    at = ROWS.get_field_index("embedding")
+    if embeddings == "false":
+        return ROWS.remove(at)
+    return ROWS.set(at, ROWS.field(at).with_type(pa.list_(pa.float32() if embeddings == "float32" else pa.float16(), EMBEDDING)))
+
+
 def rows(samples: pa.Table, label_id: np.ndarray[Any, Any], prob: np.ndarray[Any, Any],
          embedding: np.ndarray[Any, Any], labels: pa.Array) -> pa.Table:
     """The rows of N samples; a rejected sample keeps its row, its answers null.

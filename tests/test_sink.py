@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline.sink import Sink, Source
 from pipeline.table import EMBEDDING, ROWS, SAMPLES, rows
@@ -68,3 +69,16 @@ def test_a_piece_written_again_changes_nothing(tmp_path):
     before = Path(path).read_bytes()
     assert sink.write(SOURCE, make_rows(0, 3), 0, False) is None  # a retry after the commit
     assert Path(path).read_bytes() == before
+
+
+@pytest.mark.parametrize("embeddings", ["float32", "float16", "false"])
+def test_embeddings_as_asked_for(tmp_path, embeddings):
+    sink = Sink(str(tmp_path), "r1", "inception_v4-00000000", embeddings)
+    for first, last in ((0, 3), (3, 9)):
+        sink.write(SOURCE, make_rows(first, last), first, last == 9)
+    table = pq.read_table(tmp_path / "labels", partitioning=None)
+    whole = make_rows(0, 9)
+    assert table.drop_columns(["embedding"] if embeddings != "false" else []).equals(whole.drop_columns(["embedding"]))
+    if embeddings != "false":
+        assert table["embedding"].cast(whole["embedding"].type).equals(whole["embedding"])
+        assert str(table["embedding"].type.value_type) == {"float32": "float", "float16": "halffloat"}[embeddings]
