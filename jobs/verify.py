@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from pipeline.config import Config, UserError
+from pipeline.inputs import Inputs
 from pipeline.verify import verify
 
 
@@ -18,9 +19,13 @@ def main() -> int:
     parser.add_argument("--model", metavar="MODEL_ID", help="which model's tables, if there are several")
     parser.add_argument("--max-image-bytes", type=int, default=Config.max_image_bytes, metavar="N",
                         help="as given to jobs/label.py (default: %(default)s)")
+    parser.add_argument("--format", default=Config.format, metavar="FORMAT", help="these three as given to jobs/label.py")
+    parser.add_argument("--image-column", metavar="NAME")
+    parser.add_argument("--key-column", metavar="NAME")
     options = parser.parse_args()
+    inputs = Inputs(options.image_column, options.key_column, options.max_image_bytes, None)
     try:
-        proof = verify(options.input, options.output, options.model, options.max_image_bytes)
+        proof = verify(options.input, options.output, options.model, inputs, options.format)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

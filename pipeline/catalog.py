@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.shards import SHARD_NAME
-
 FINISHED = pa.schema([  # that a file of the output holds the rows of one version of its shard
     ("file", pa.string()),  # relative to labels/model=<model_id>/
     ("file_size", pa.int64()),
@@ -35,12 +33,6 @@ class Plan:
     pending: pa.Table
     num_done: int
     orphans: pa.Table
-
-
-def shards(files: pa.Table) -> pa.Table:
-    """The tar shards among the input's files, in order of their paths."""
-    named = pc.match_substring_regex(files["path"], SHARD_NAME.pattern, ignore_case=True)
-    return files.filter(named).sort_by("path")
 
 
 def unknown(outputs: pa.Table, ledger: pa.Table) -> pa.Table:

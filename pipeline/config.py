@@ -36,7 +36,7 @@ class Config:
     """What one run of the labelling job does. Fields are the long flags with `_` for `-`."""
 
     input: str = _option(
-        "where the tar shards are: a folder or one shard, local or any fsspec URI (s3://bucket/prefix)",
+        "where the shards are, tars or Parquet files: a folder or one shard, local or any fsspec URI (s3://bucket/prefix)",
         metavar="URI")
     output: str = _option(
         "where the tables go: a folder, local or s3://, gs://, abfs://; belongs to one --input", metavar="URI")
@@ -45,6 +45,12 @@ class Config:
         "or 'seed:N' (untrained: for trials, the labels mean nothing)", "pretrained", metavar="WEIGHTS")
     classes: str | None = _option(
         "CSV of label_id,wnid,label for weights of other classes (default: ImageNet-1k)", None, metavar="FILE.csv")
+    format: str = _option("what the shards are; auto takes tars if there are any, else Parquet files", "auto",
+                          choices=("auto", "tar", "parquet"))
+    image_column: str | None = _option("the column of Parquet files with the encoded images, bytes or Hugging Face's struct of "
+                                       "bytes and path (default: the only one that fits)", None, metavar="NAME")
+    key_column: str | None = _option("the column of Parquet files with the images' keys (default: key or __key__, else the "
+                                     "struct's path, else the number of the row)", None, metavar="NAME")
     device: str = _option("where the network runs; auto takes GPUs if the cluster has any", "auto",
                           choices=("auto", "cuda", "cpu"))
     precision: str = _option("arithmetic of the network; auto takes half precision where the device is fast at it",

@@ -24,6 +24,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
 from pipeline.batches import LABELLED, samples_of
 from pipeline.config import Config, canonical_uri
+from pipeline.inputs import Inputs
 from pipeline.reader import IMAGE_BYTES, Reader, pixels_of
 from pipeline.retry import told
 from pipeline.sink import Committer, Sink
@@ -164,8 +165,7 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
     blocks = [shards.slice(start, stop - start)
               for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * pools.shards_at_once,
                                          pools.task_bytes)]
-    reader = (pools.batch_size, pools.decode_threads, config.max_image_pixels, config.max_image_bytes,
-              config.max_shard_images, config.reduced_decode)
+    reader = (pools.batch_size, pools.decode_threads, config.max_image_pixels, Inputs.of(config), config.reduced_decode)
     return _stage(ray.data.from_arrow(blocks), Reader, reader, min(pools.num_decoders, len(blocks)),
                   pools.shards_at_once, pools.decode_cpus)
 

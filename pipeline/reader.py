@@ -1,7 +1,7 @@
 """The first stage: shards -> batches of pixels.
 
 In: a table with one shard a row (`shard`, `uri`). Out: tables of `BATCH` with one batch a row, streamed while the shard
-is still being read. The main thread reads the tar at most one batch ahead, a thread pool decodes each image straight
+is still being read. The main thread reads the shard at most one batch ahead, a thread pool decodes each image straight
 into its slot of the batch.
 The last batch of a shard has `end` set. A shard without samples is one batch of none. A shard that cannot be read to
 its end closes with a batch that has `failure` set and no samples; its rows must not be published as if they were all.
@@ -26,10 +26,10 @@ import torch
 from pipeline.batches import BATCH
 from pipeline.decode import Decoded, decode
 from pipeline.inception_v4 import INPUT_SIZE
+from pipeline.inputs import Inputs
 from pipeline.memory import keep_freed_memory
 from pipeline.retry import may_pass, told
-from pipeline.shards import Sample, read_samples
-from pipeline.stream import open_stream
+from pipeline.shards import Sample
 
 IMAGE_BYTES = INPUT_SIZE * INPUT_SIZE * 3
 NO_PIXELS = np.empty((0, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
@@ -58,19 +58,18 @@ class Reader:
     Args:
         batch_size: images a batch.
         num_threads: of the decode pool.
-        max_image_pixels, max_image_bytes: above which an image is rejected as `too_large`.
-        max_shard_images: above which a shard is not read.
+        max_image_pixels: above which an image is rejected as `too_large`.
+        inputs: how samples are read, and how large they may be.
         reduce: decode large JPEGs at a reduced scale.
     """
 
-    def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, max_image_bytes: int,
-                 max_shard_images: int, reduce: bool = True) -> None:
+    def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, inputs: Inputs,
+                 reduce: bool = True) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # each thread of the pool resizes by itself
         self.batch_size = batch_size
         self.max_image_pixels = max_image_pixels
-        self.max_image_bytes = max_image_bytes
-        self.max_shard_images = max_shard_images
+        self.inputs = inputs
         self.reduce = reduce
         self.pool = ThreadPoolExecutor(num_threads, "decode")
         self.free: list[np.ndarray] = []
@@ -83,9 +82,9 @@ class Reader:
         started: deque[_Batch] = deque()
         source: dict[str, Any] = {"shard": shard, "uri": uri, "size": 0, "etag": ""}
         try:
-            with open_stream(uri) as (file, version):
+            with self.inputs.open(uri) as (samples, version):
                 source |= {"size": version.size, "etag": version.etag}
-                for sample in read_samples(file, self.max_image_bytes, self.max_shard_images):
+                for sample in samples:
                     if not started or started[-1].full:
                         started.append(_Batch(source, sample.index, self._memory(), self._submit))
                         if len(started) > 2:
@@ -127,7 +126,7 @@ class Reader:
         begun = time.perf_counter()
         if sample.error is None:
             decoded = decode(sample.encoded, slot_HWC, max_pixels=self.max_image_pixels,
-                             max_bytes=self.max_image_bytes, reduce=self.reduce)
+                             max_bytes=self.inputs.max_image_bytes, reduce=self.reduce)
         else:
             slot_HWC[...] = 0
             decoded = Decoded(None, None, sample.error)

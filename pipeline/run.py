@@ -23,7 +23,7 @@ from typing import Any, TextIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import catalog, ledger, output, storage, weights
+from pipeline import catalog, inputs, ledger, output, storage, weights
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError, canonical_uri
 from pipeline.lease import Lease, held
@@ -53,10 +53,10 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     run_id = f"{started_at:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     chosen = weights.identify(config.weights)
     classes = load_classes(config.classes)
-    inputs = _inputs(config)
+    found = _inputs(config)
     storage.check_output(config.output)
     with held(config.output, run_id) if config.lease and not config.dry_run else nullcontext() as lease:
-        made = _plan(config, chosen, inputs)
+        made = _plan(config, chosen, found)
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
                           pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless)
         if config.dry_run:
@@ -74,16 +74,16 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
 def _inputs(config: Config) -> pa.Table:
     """The shards under the input."""
     try:
-        inputs = catalog.shards(list_files(config.input))
+        found = inputs.shards(list_files(config.input), config.format)
+        inputs.check(config, found)
+    except UserError:
+        raise
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("input", config.input, error) from error
-    if not len(inputs):
-        raise UserError(f"--input {config.input} holds no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst); "
-                        "jobs/pack.py makes them of a folder of images.")
-    return inputs
+    return found
 
 
-def _plan(config: Config, chosen: Weights, inputs: pa.Table) -> catalog.Plan:
+def _plan(config: Config, chosen: Weights, found: pa.Table) -> catalog.Plan:
     """List the output, and compare."""
     try:
         output.check_root(config)
@@ -95,7 +95,7 @@ def _plan(config: Config, chosen: Weights, inputs: pa.Table) -> catalog.Plan:
         raise
     except Exception as error:
         raise storage.explain("output", config.output, error) from error
-    return catalog.plan(inputs, outputs, finished)
+    return catalog.plan(found, outputs, finished)
 
 
 def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Table, summary: Summary,

@@ -1,6 +1,6 @@
-"""A file of the store, read once from its start to its end, all of it in one version.
+"""A file of the store, read once from its start to its end or here and there, all of it in one version.
 
-In: a URI. Out: an open file that only goes on, and its version; `Replaced` if the store has another one by the end.
+In: a URI. Out: an open file, and its version; `Replaced` if the store has another one by the end.
 Not here: what the bytes mean.
 """
 
@@ -10,7 +10,7 @@ import io
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -22,9 +22,8 @@ BLOCK_BYTES = 2**23  # fetched by one request
 BLOCKS_AHEAD = 2  # requests on their way: one of S3 gives some 80 MB/s
 
 
-@contextmanager
-def open_stream(uri: str) -> Iterator[tuple[IO[bytes], File]]:
-    """Read a file once from its start, all of it in one version; and that version.
+def open_stream(uri: str) -> AbstractContextManager[tuple[IO[bytes], File]]:
+    """Read a file once from its start, some blocks ahead, all of it in one version; and that version.
 
     S3 is asked for each range with If-Match on the etag that was opened; of other stores the version is looked at once
     more at the end, before the context is left.
@@ -32,17 +31,67 @@ def open_stream(uri: str) -> Iterator[tuple[IO[bytes], File]]:
     Raises:
         Replaced: the file was replaced meanwhile: what was read so far is of the old version, if local maybe of both.
     """
+    return _open(uri, _Blocks)
+
+
+def open_random(uri: str) -> AbstractContextManager[tuple[IO[bytes], File]]:
+    """The same for reading here and there, a block at a time."""
+    return _open(uri, _Ranges)
+
+
+@contextmanager
+def _open(uri: str, kind: type[_Blocks | _Ranges]) -> Iterator[tuple[IO[bytes], File]]:
     fs, path = locate(uri)
     with open_read(uri) as (file, version):
         if isinstance(fs, LocalFileSystem):
             yield file, version
             after = opened(fs, path, file)
         else:
-            with io.BufferedReader(_Blocks(file, version.size), 2**20) as stream:
+            with io.BufferedReader(kind(file, version.size), 2**20) as stream:
                 yield stream, version
             after = version if is_s3(uri) else stat(uri)
         if after.etag != version.etag:
             raise Replaced(f"{uri} was replaced while it was read")
+
+
+def _fetch(file: Any, start: int, stop: int) -> bytes:
+    """A range of an open file of a store, whole."""
+    try:
+        data: bytes = file._fetch_range(start, stop)
+    except OSError as error:
+        if type(error).__name__ == "FileExpired":  # of s3fs: the etag is another one
+            raise Replaced(str(error)) from error
+        raise
+    if len(data) != stop - start:
+        raise ConnectionError(f"the store sent {len(data)} bytes instead of {stop - start}")
+    return data
+
+
+class _Ranges(io.RawIOBase):
+    """An open file of a store, read in the ranges that are asked for."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self.file = file
+        self.size = size
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def readinto(self, room: Any) -> int:
+        start, stop = self.position, min(self.position + len(room), self.size)
+        if start >= stop:
+            return 0
+        room[: stop - start] = retrying(lambda: _fetch(self.file, start, stop))
+        self.position = stop
+        return stop - start
 
 
 class _Blocks(io.RawIOBase):
@@ -62,7 +111,7 @@ class _Blocks(io.RawIOBase):
     def readinto(self, room: Any) -> int:
         while self.asked < self.size and len(self.coming) < BLOCKS_AHEAD:
             stop = min(self.asked + BLOCK_BYTES, self.size)
-            self.coming.append(self.pool.submit(retrying, lambda start=self.asked, stop=stop: self._fetch(start, stop)))
+            self.coming.append(self.pool.submit(retrying, lambda start=self.asked, stop=stop: _fetch(self.file, start, stop)))
             self.asked = stop
         if not len(self.block) and self.coming:
             self.block = memoryview(self.coming.popleft().result())
@@ -70,17 +119,6 @@ class _Blocks(io.RawIOBase):
         room[:number] = self.block[:number]
         self.block = self.block[number:]
         return number
-
-    def _fetch(self, start: int, stop: int) -> bytes:
-        try:
-            data: bytes = self.file._fetch_range(start, stop)
-        except OSError as error:
-            if type(error).__name__ == "FileExpired":  # of s3fs: the etag is another one
-                raise Replaced(str(error)) from error
-            raise
-        if len(data) != stop - start:
-            raise ConnectionError(f"the store sent {len(data)} bytes instead of {stop - start}")
-        return data
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import catalog, ledger, storage
+from pipeline import ledger, storage
 from pipeline.config import UserError, canonical_uri, check_uri
+from pipeline.inputs import Inputs
+from pipeline.inputs import shards as shards_of
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
 from pipeline.retry import Replaced
-from pipeline.shards import ShardUnreadable, read_samples
-from pipeline.stream import open_stream
+from pipeline.shards import ShardUnreadable
 
 _COLUMNS = ["shard", "index", "key", "sha256", "error"]
 
@@ -43,8 +44,8 @@ class Proof:
     digest: str = ""
 
 
-def verify(input_uri: str, output_uri: str, model_id: str | None, max_image_bytes: int) -> Proof:
-    """Compare each shard with its table.
+def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs, format: str = "auto") -> Proof:
+    """Compare each shard with its table. `inputs` and `format` as the job had them.
 
     Raises:
         UserError: a side cannot be listed, or the output has several models and none is named.
@@ -54,14 +55,13 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, max_image_byte
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     proof = Proof(model_id or _only_model(output_uri))
     try:
-        shards = catalog.shards(list_files(input_uri))["path"].to_pylist()
+        shards = shards_of(list_files(input_uri), format)["path"].to_pylist()
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("input", input_uri, error) from error
     tables = set(ledger.list_labels(output_uri, proof.model_id)["path"].to_pylist())
     digest = hashlib.sha256()
     with ThreadPoolExecutor(4) as pool:
-        results = pool.map(lambda shard: _compare(input_uri, output_uri, proof.model_id, shard, tables,
-                                                  max_image_bytes), shards)
+        results = pool.map(lambda shard: _compare(input_uri, output_uri, proof.model_id, shard, tables, inputs), shards)
         for part in results:
             for name in ("num_samples", "num_rows", "num_missing", "num_double", "num_foreign"):
                 setattr(proof, name, getattr(proof, name) + getattr(part, name))
@@ -76,12 +76,13 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, max_image_byte
     return proof
 
 
-def _compare(input_uri: str, output_uri: str, model_id: str, shard: str, tables: set[str], max_bytes: int) -> Proof:
+def _compare(input_uri: str, output_uri: str, model_id: str, shard: str, tables: set[str],
+             inputs: Inputs) -> Proof:
     part = Proof(model_id)
     try:
-        with open_stream(storage.child(input_uri, shard)) as (file, _):
+        with inputs.open(storage.child(input_uri, shard)) as (found, _):
             samples = {sample.index: (sample.key, hashlib.sha256(sample.encoded).hexdigest() if not sample.error else
-                                      None) for sample in read_samples(file, max_bytes)}
+                                      None) for sample in found}
     except (ShardUnreadable, Replaced, OSError) as error:
         part.problems.append(f"unreadable: {shard}: {error}")
         return part

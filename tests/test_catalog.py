@@ -4,7 +4,8 @@ import random
 
 import pyarrow as pa
 
-from pipeline.catalog import FINISHED, plan, shards, unknown
+from pipeline.catalog import FINISHED, plan, unknown
+from pipeline.inputs import shards
 from pipeline.listing import FILES
 
 A, B = ("a.tar", 10, "1"), ("x/b.tar.gz", 20, "2")

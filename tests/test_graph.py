@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.graph import MOST_TASKS, SINK_CPUS, TASK_BYTES, TASKS_EACH, LabelStage, choose_pools, tasks
 from pipeline.reader import Reader
-from tests.test_reader import png
+from tests.test_reader import LIMITS, png
 from tests.test_shards import make_tar
 
 
@@ -56,7 +56,7 @@ def test_without_a_gpu_each_shard_is_a_task_of_its_own():
 
 def test_after_an_error_of_the_network_its_process_ends(tmp_path, monkeypatch):
     (tmp_path / "a.tar").write_bytes(make_tar(("a.png", png(1)), ("b.png", png(2))))
-    first, second = Reader(1, 1, 10**6, 10**6, 10)(pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]}))
+    first, second = Reader(1, 1, 10**6, LIMITS)(pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]}))
 
     class Broken:
         precision = "bf16"

@@ -23,6 +23,7 @@ from PIL import Image
 from pipeline.batches import samples_of
 from pipeline.config import Config
 from pipeline.decode import REASONS, decode
+from pipeline.inputs import Inputs
 from pipeline.output import labels_uri
 from pipeline.reader import Reader
 from tests.conftest import ROOT, SEED, digest, job
@@ -44,7 +45,7 @@ def read(tmp_path: Path, data: bytes) -> tuple[list[dict[str, object]], str | No
     """The rows and the failure of a shard, by the reader with the defaults of the job."""
     (tmp_path / "a.tar").write_bytes(data)
     limits = Config(input="i", output="o")
-    reader = Reader(96, 2, limits.max_image_pixels, limits.max_image_bytes, limits.max_shard_images)
+    reader = Reader(96, 2, limits.max_image_pixels, Inputs.of(limits))
     batches = list(reader(pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})))
     found = [row for batch in batches for row in samples_of(batch).to_pylist()]
     assert [row["index"] for row in found] == list(range(len(found)))
@@ -129,9 +130,10 @@ def test_the_largest_images_fit_two_gigabytes(tmp_path):
 import re, threading, pyarrow as pa
 from pipeline.batches import samples_of
 from pipeline.config import Config
+from pipeline.inputs import Inputs
 from pipeline.reader import Reader
 limits = Config(input="i", output="o")
-reader = Reader(96, 4, limits.max_image_pixels, limits.max_image_bytes, limits.max_shard_images, False)
+reader = Reader(96, 4, limits.max_image_pixels, Inputs.of(limits), False)
 def read(name):
     batch, = reader(pa.table({{"shard": [name], "uri": [{str(tmp_path)!r} + "/" + name]}}))
     assert samples_of(batch)["error"].null_count == 4, samples_of(batch)["error"]

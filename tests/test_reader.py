@@ -10,8 +10,11 @@ from PIL import Image
 
 from pipeline.batches import BATCH, samples_of
 from pipeline.decode import decode
+from pipeline.inputs import Inputs
 from pipeline.reader import Reader, pixels_of
 from tests.test_shards import make_tar
+
+LIMITS = Inputs(None, None, 10**6, 100)
 
 
 def png(level: int) -> bytes:
@@ -22,7 +25,7 @@ def png(level: int) -> bytes:
 
 def read(tmp_path, data: bytes, batch_size: int = 4) -> list[pa.Table]:
     (tmp_path / "a.tar").write_bytes(data)
-    reader = Reader(batch_size, 2, 10**6, 10**6, 100)
+    reader = Reader(batch_size, 2, 10**6, LIMITS)
     return list(reader(pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})))
 
 
@@ -55,7 +58,7 @@ def test_reduced_decoding_can_be_switched_off(tmp_path):
     Image.fromarray(noise).save(file, "JPEG", quality=70)
     (tmp_path / "a.tar").write_bytes(make_tar(("a.jpg", file.getvalue())))
     shards = pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})
-    fast, exact = (pixels_of(next(iter(Reader(1, 1, 10**9, 10**9, 1, reduce)(shards)))) for reduce in (True, False))
+    fast, exact = (pixels_of(next(iter(Reader(1, 1, 10**9, Inputs(None, None, 10**9, 1), reduce)(shards)))) for reduce in (True, False))
     whole, slot = np.empty((2, 299, 299, 3), np.uint8)
     decode(file.getvalue(), whole, max_pixels=10**9, max_bytes=10**9, reduce=False)
     decode(file.getvalue(), slot, max_pixels=10**9, max_bytes=10**9)
@@ -64,7 +67,7 @@ def test_reduced_decoding_can_be_switched_off(tmp_path):
 
 def test_memory_is_used_again_only_when_nobody_holds_it(tmp_path):
     (tmp_path / "a.tar").write_bytes(make_tar(*((f"{n}.png", png(n)) for n in range(40))))
-    reader = Reader(4, 2, 10**6, 10**6, 100)
+    reader = Reader(4, 2, 10**6, LIMITS)
     shards = pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})
     held = [pixels_of(batch) for batch in reader(shards)]
     assert np.array_equal(np.concatenate(held)[:, 0, 0, 0], np.arange(40)) and len(reader.free) == 0
@@ -90,7 +93,7 @@ def test_a_cut_shard_never_ends(tmp_path):
 
 
 def test_a_vanished_shard_is_a_failure():
-    batch, = Reader(4, 1, 10, 10, 10)(pa.table({"shard": ["x.tar"], "uri": ["/absent/x.tar"]}))
+    batch, = Reader(4, 1, 10, LIMITS)(pa.table({"shard": ["x.tar"], "uri": ["/absent/x.tar"]}))
     assert batch["failure"][0].as_py().startswith("FileNotFoundError")
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.inputs import Inputs
 from pipeline.sink import Sink, Source
 from pipeline.table import EMBEDDING, SAMPLES, rows
 from pipeline.verify import verify
@@ -33,7 +34,7 @@ def output(tmp_path):
 
 
 def prove(output):
-    return verify(str(output[0]), str(output[1]), None, 10**6)
+    return verify(str(output[0]), str(output[1]), None, Inputs(None, None, 10**6, None))
 
 
 def rewrite(path: Path, change) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline import storage
-from pipeline.catalog import shards
 from pipeline.config import UserError
+from pipeline.inputs import shards
 from pipeline.listing import list_files
 from pipeline.shards import read_samples
 from pipeline.stream import open_stream

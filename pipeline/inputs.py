@@ -1,0 +1,82 @@
+"""What an input is made of: which files are its shards, and how their samples are read.
+
+In: a listing, and what the user says of the format. Out: the shards; the samples of one, streamed, all of one version.
+Not here: the formats themselves (`shards`, `parquet_shards`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.config import Config, UserError
+from pipeline.parquet_shards import find_columns, read_rows
+from pipeline.shards import SHARD_NAME, Sample, ShardUnreadable, read_samples
+from pipeline.storage import File, child, open_read
+from pipeline.stream import open_random, open_stream
+
+NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$"}
+NONE_FOUND = ("holds no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst) and no .parquet files; jobs/pack.py "
+              "makes shards of a folder of images")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How the samples of a shard are read; its fields are those of the config.
+
+    `max_shard_images` None: no matter how many.
+    """
+
+    image_column: str | None
+    key_column: str | None
+    max_image_bytes: int
+    max_shard_images: int | None
+
+    @classmethod
+    def of(cls, config: Config) -> Inputs:
+        """As the config says."""
+        return cls(config.image_column, config.key_column, config.max_image_bytes, config.max_shard_images)
+
+    @contextmanager
+    def open(self, uri: str) -> Iterator[tuple[Iterator[Sample], File]]:
+        """The samples of a shard, and the version that is read.
+
+        Raises:
+            ShardUnreadable: while the samples are taken: it cannot be read to its end.
+            Replaced: at the latest when the context is left: it was replaced meanwhile.
+        """
+        if uri.lower().endswith(".parquet"):
+            with open_random(uri) as (file, version):
+                yield read_rows(file, self.image_column, self.key_column, self.max_image_bytes,
+                                self.max_shard_images), version
+        else:
+            with open_stream(uri) as (file, version):
+                yield read_samples(file, self.max_image_bytes, self.max_shard_images), version
+
+
+def shards(files: pa.Table, format: str = "auto") -> pa.Table:
+    """The shards among an input's files, in order of their paths: of the format, or tars if there are any, else Parquet."""
+    for name, pattern in NAMES.items():
+        if format in ("auto", name):
+            found = files.filter(pc.match_substring_regex(files["path"], pattern, ignore_case=True))
+            if len(found):
+                return found.sort_by("path")
+    return files.slice(0, 0)
+
+
+def check(config: Config, found: pa.Table) -> None:
+    """Raise UserError if the input has no shards, or if the first, where it is Parquet, lacks the columns."""
+    if not len(found):
+        raise UserError(f"--input {config.input} {NONE_FOUND}.")
+    path = found["path"][0].as_py()
+    if path.lower().endswith(".parquet"):
+        try:
+            with open_read(child(config.input, path)) as (file, _):
+                find_columns(pq.read_schema(file), config.image_column, config.key_column)
+        except (ShardUnreadable, pa.ArrowInvalid) as error:
+            raise UserError(f"--input {config.input}: {path}: {error}.") from error

@@ -1,0 +1,81 @@
+"""A Parquet file with a column of images -> samples, in the order of its rows.
+
+In: an open Parquet file; the column holds the encoded bytes, or Hugging Face's struct of `bytes` and `path`.
+Out: a `Sample` for each row, a few rows in memory at a time.
+Not here: decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as is_type
+
+from pipeline.shards import Sample, ShardUnreadable
+
+ROWS_AT_ONCE = 16
+BUFFER_BYTES = 2**23  # of each column that is read
+
+
+def find_columns(schema: pa.Schema, image_column: str | None, key_column: str | None) -> tuple[str, str | None]:
+    """The columns of the image and of the key: those named, or the only ones that fit.
+
+    The key is, if none is named, a column `key` or `__key__`; else (None) the struct's path, or the row's number.
+
+    Raises:
+        ShardUnreadable: there is no such column, or several.
+    """
+    fitting = [field.name for field in schema if _holds_images(field.type)]
+    for name in (image_column, key_column):
+        if name is not None and name not in schema.names:
+            raise ShardUnreadable(f"no column {name!r}; it has {', '.join(schema.names)}")
+    if image_column is None:
+        if len(fitting) != 1 and "image" not in fitting:
+            raise ShardUnreadable(f"{len(fitting) or 'no'} columns hold bytes, or structs of bytes and path "
+                                  f"({', '.join(fitting) or ', '.join(schema.names)}); name one with --image-column")
+        image_column = "image" if "image" in fitting else fitting[0]
+    elif image_column not in fitting:
+        raise ShardUnreadable(f"column {image_column!r} holds {schema.field(image_column).type}, not bytes of images")
+    if key_column is None:
+        key_column = next((name for name in ("key", "__key__") if name in schema.names), None)
+    return image_column, key_column
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if is_type.is_struct(kind):
+        return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
+    return bool(is_type.is_binary(kind) or is_type.is_large_binary(kind))
+
+
+def read_rows(file: Any, image_column: str | None, key_column: str | None, max_bytes: int,
+              max_samples: int | None = None) -> Iterator[Sample]:
+    """Stream the rows as samples; a null image has error `empty`, one of more than `max_bytes` `too_large`.
+
+    Raises:
+        ShardUnreadable: not Parquet, damaged, without such columns, or of more than `max_samples` rows.
+    """
+    try:
+        parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        image, key = find_columns(parquet.schema_arrow, image_column, key_column)
+        if max_samples is not None and parquet.metadata.num_rows > max_samples:
+            raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise --max-shard-images")
+        index = 0
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=[image] if key is None else [image, key], use_threads=False):
+            keys = batch[key].to_pylist() if key else [None] * batch.num_rows
+            for value, name in zip(batch[image], keys, strict=True):
+                held = value.as_py() if value.is_valid else None
+                encoded, path = (held.get("bytes"), held.get("path")) if isinstance(held, dict) else (held, None)
+                name = name if name is not None else path if path is not None else index
+                large = encoded is not None and len(encoded) > max_bytes
+                yield Sample(index, str(name), b"" if large or encoded is None else encoded,
+                             "too_large" if large else "empty" if encoded is None else None)
+                index += 1
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ShardUnreadable(f"not a Parquet file that can be read: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the store's failure, not the file's
+        raise ShardUnreadable(f"damaged Parquet: {error}") from error
