@@ -44,12 +44,13 @@ def plan(inputs: pa.Table, outputs: pa.Table, finished: pa.Table) -> Plan:
     """What is to be done.
 
     Args:
-        inputs: the shards, `path` relative to the input.
+        inputs: the shards, `path` relative to the input; other columns than those of `FILES` come back in `pending`.
         outputs: the files under `labels/model=<model_id>/`, `path` relative to it.
         finished: `FINISHED`, of files present or past; entries for files that are gone or replaced do not count.
     """
     present = finished.join(outputs, _OF, _FILE, "left semi")
-    wanted = inputs.append_column("file", pc.binary_join_element_wise(inputs["path"], ".parquet", ""))
+    wanted = inputs.select(_FILE).append_column("file", pc.binary_join_element_wise(inputs["path"], ".parquet", ""))
     pending = wanted.join(present, ["file", "size", "etag"], ["file", "source_size", "source_etag"], "left anti")
     orphans = outputs.join(wanted, "path", "file", "left anti")
-    return Plan(pending.select(_FILE).sort_by("path"), len(inputs) - len(pending), orphans.sort_by("path"))
+    chosen = inputs.filter(pc.is_in(inputs["path"], pending["path"].combine_chunks()))  # a join takes no lists along
+    return Plan(chosen.sort_by("path"), len(inputs) - len(pending), orphans.sort_by("path"))

@@ -24,6 +24,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
 from pipeline.batches import LABELLED, samples_of
 from pipeline.config import Config, canonical_uri
+from pipeline.image_files import GROUPS
 from pipeline.inputs import Inputs
 from pipeline.reader import IMAGE_BYTES, Reader, pixels_of
 from pipeline.retry import told
@@ -162,6 +163,8 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
     root = canonical_uri(config.input)
     shards = pa.table({"shard": pending["path"], "uri": [child(root, path) for path in pending["path"].to_pylist()]})
+    if "members" in pending.column_names:  # loose images: the group itself goes along
+        shards = shards.append_column("group", pending.select(GROUPS.names).to_struct_array())
     blocks = [shards.slice(start, stop - start)
               for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * pools.shards_at_once,
                                          pools.task_bytes)]

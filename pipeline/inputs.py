@@ -1,7 +1,7 @@
 """What an input is made of: which files are its shards, and how their samples are read.
 
-In: a listing, and what the user says of the format. Out: the shards; the samples of one, streamed, all of one version.
-Not here: the formats themselves (`shards`, `parquet_shards`).
+In: a URI, and what the user says of the format. Out: the shards; the samples of one, streamed, all of one version.
+Not here: the formats themselves (`shards`, `parquet_shards`, `image_files`).
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import Config, UserError
+from pipeline.image_files import group, read_files
+from pipeline.listing import list_files
 from pipeline.parquet_shards import find_columns, read_rows
-from pipeline.shards import SHARD_NAME, Sample, ShardUnreadable, read_samples
+from pipeline.shards import IMAGE_SUFFIXES, SHARD_NAME, Sample, ShardUnreadable, read_samples
 from pipeline.storage import File, child, open_read
 from pipeline.stream import open_random, open_stream
 
-NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$"}
-NONE_FOUND = ("holds no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst) and no .parquet files; jobs/pack.py "
-              "makes shards of a folder of images")
+NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$",
+         "images": rf"\.({'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})$"}
+NONE_FOUND = ("holds no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst), no .parquet files and no images "
+              f"({', '.join(IMAGE_SUFFIXES)})")
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,17 @@ class Inputs:
         return cls(config.image_column, config.key_column, config.max_image_bytes, config.max_shard_images)
 
     @contextmanager
-    def open(self, uri: str) -> Iterator[tuple[Iterator[Sample], File]]:
-        """The samples of a shard, and the version that is read.
+    def open(self, uri: str, group: dict[str, Any] | None = None) -> Iterator[tuple[Iterator[Sample], File]]:
+        """The samples of a shard, and the version that is read. `group`: the row of `GROUPS`, if it is one.
 
         Raises:
             ShardUnreadable: while the samples are taken: it cannot be read to its end.
             Replaced: at the latest when the context is left: it was replaced meanwhile.
         """
-        if uri.lower().endswith(".parquet"):
+        if group is not None:
+            root = uri.removesuffix("/" + group["path"])
+            yield read_files(root, group["members"], self.max_image_bytes), File(group["path"], group["size"], group["etag"])
+        elif uri.lower().endswith(".parquet"):
             with open_random(uri) as (file, version):
                 yield read_rows(file, self.image_column, self.key_column, self.max_image_bytes,
                                 self.max_shard_images), version
@@ -59,14 +66,22 @@ class Inputs:
                 yield read_samples(file, self.max_image_bytes, self.max_shard_images), version
 
 
-def shards(files: pa.Table, format: str = "auto") -> pa.Table:
-    """The shards among an input's files, in order of their paths: of the format, or tars if there are any, else Parquet."""
+def find(uri: str, format: str = "auto") -> pa.Table:
+    """The shards of an input, in order of their paths: a table of `FILES`, of loose images of `GROUPS`.
+
+    Raises:
+        FileNotFoundError: there is nothing at `uri`.
+        PermissionError: the store refuses to list.
+    """
+    files = list_files(uri)
     for name, pattern in NAMES.items():
-        if format in ("auto", name):
-            found = files.filter(pc.match_substring_regex(files["path"], pattern, ignore_case=True))
-            if len(found):
-                return found.sort_by("path")
+        if format in ("auto", name) and len(found := _named(files, pattern)):
+            return found.sort_by("path") if name != "images" else group(_named(list_files(uri, times=True), pattern))
     return files.slice(0, 0)
+
+
+def _named(files: pa.Table, pattern: str) -> pa.Table:
+    return files.filter(pc.match_substring_regex(files["path"], pattern, ignore_case=True))
 
 
 def check(config: Config, found: pa.Table) -> None:
@@ -74,7 +89,7 @@ def check(config: Config, found: pa.Table) -> None:
     if not len(found):
         raise UserError(f"--input {config.input} {NONE_FOUND}.")
     path = found["path"][0].as_py()
-    if path.lower().endswith(".parquet"):
+    if path.lower().endswith(".parquet") and "members" not in found.column_names:
         try:
             with open_read(child(config.input, path)) as (file, _):
                 find_columns(pq.read_schema(file), config.image_column, config.key_column)

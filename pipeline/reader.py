@@ -1,6 +1,6 @@
 """The first stage: shards -> batches of pixels.
 
-In: a table with one shard a row (`shard`, `uri`). Out: tables of `BATCH` with one batch a row, streamed while the shard
+In: a table with one shard a row (`shard`, `uri`; `group` for loose images). Out: tables of `BATCH` with one batch a row, streamed while the shard
 is still being read. The main thread reads the shard at most one batch ahead, a thread pool decodes each image straight
 into its slot of the batch.
 The last batch of a shard has `end` set. A shard without samples is one batch of none. A shard that cannot be read to
@@ -76,13 +76,13 @@ class Reader:
 
     def __call__(self, shards: pa.Table) -> Iterator[pa.Table]:
         for row in shards.to_pylist():
-            yield from self._read(row["shard"], row["uri"])
+            yield from self._read(row["shard"], row["uri"], row.get("group"))
 
-    def _read(self, shard: str, uri: str) -> Iterator[pa.Table]:
+    def _read(self, shard: str, uri: str, group: dict[str, Any] | None) -> Iterator[pa.Table]:
         started: deque[_Batch] = deque()
         source: dict[str, Any] = {"shard": shard, "uri": uri, "size": 0, "etag": ""}
         try:
-            with self.inputs.open(uri) as (samples, version):
+            with self.inputs.open(uri, group) as (samples, version):
                 source |= {"size": version.size, "etag": version.etag}
                 for sample in samples:
                     if not started or started[-1].full:

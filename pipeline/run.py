@@ -27,7 +27,6 @@ from pipeline import catalog, inputs, ledger, output, storage, weights
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError, canonical_uri
 from pipeline.lease import Lease, held
-from pipeline.listing import list_files
 from pipeline.progress import Progress
 from pipeline.retry import told
 from pipeline.sink import Sink
@@ -74,7 +73,7 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
 def _inputs(config: Config) -> pa.Table:
     """The shards under the input."""
     try:
-        found = inputs.shards(list_files(config.input), config.format)
+        found = inputs.find(config.input, config.format)
         inputs.check(config, found)
     except UserError:
         raise

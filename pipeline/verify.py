@@ -12,14 +12,14 @@ import io
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import ledger, storage
 from pipeline.config import UserError, canonical_uri, check_uri
-from pipeline.inputs import Inputs
-from pipeline.inputs import shards as shards_of
+from pipeline.inputs import Inputs, find
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
 from pipeline.retry import Replaced
@@ -55,32 +55,33 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     proof = Proof(model_id or _only_model(output_uri))
     try:
-        shards = shards_of(list_files(input_uri), format)["path"].to_pylist()
+        found = find(input_uri, format)
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("input", input_uri, error) from error
     tables = set(ledger.list_labels(output_uri, proof.model_id)["path"].to_pylist())
     digest = hashlib.sha256()
     with ThreadPoolExecutor(4) as pool:
-        results = pool.map(lambda shard: _compare(input_uri, output_uri, proof.model_id, shard, tables, inputs), shards)
+        results = pool.map(lambda shard: _compare(input_uri, output_uri, proof.model_id, shard, tables, inputs),
+                           found.to_pylist())
         for part in results:
             for name in ("num_samples", "num_rows", "num_missing", "num_double", "num_foreign"):
                 setattr(proof, name, getattr(proof, name) + getattr(part, name))
             proof.rejected += part.rejected
             proof.problems += part.problems
             digest.update(part.digest.encode())
-    proof.num_shards = len(shards)
-    for path in sorted(tables - {shard + ".parquet" for shard in shards}):
+    proof.num_shards = len(found)
+    for path in sorted(tables - {path + ".parquet" for path in found["path"].to_pylist()}):
         proof.num_foreign += 1
         proof.problems.append(f"foreign: {path} is of no shard of the input")
     proof.digest = digest.hexdigest()
     return proof
 
 
-def _compare(input_uri: str, output_uri: str, model_id: str, shard: str, tables: set[str],
+def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, Any], tables: set[str],
              inputs: Inputs) -> Proof:
-    part = Proof(model_id)
+    part, shard = Proof(model_id), listed["path"]
     try:
-        with inputs.open(storage.child(input_uri, shard)) as (found, _):
+        with inputs.open(storage.child(input_uri, shard), listed if "members" in listed else None) as (found, _):
             samples = {sample.index: (sample.key, hashlib.sha256(sample.encoded).hexdigest() if not sample.error else
                                       None) for sample in found}
     except (ShardUnreadable, Replaced, OSError) as error:

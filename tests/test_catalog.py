@@ -5,7 +5,6 @@ import random
 import pyarrow as pa
 
 from pipeline.catalog import FINISHED, plan, unknown
-from pipeline.inputs import shards
 from pipeline.listing import FILES
 
 A, B = ("a.tar", 10, "1"), ("x/b.tar.gz", 20, "2")
@@ -45,10 +44,6 @@ def test_a_tar_and_its_compressed_twin_never_meet():
 
 def test_files_of_removed_shards_are_named_not_removed():
     assert planned([A], [A_FILE, B_FILE], KNOWN)[2] == [B_FILE]
-
-
-def test_only_tars_are_shards_and_order_does_not_matter():
-    assert rows(shards(table(FILES, [B, ("readme.txt", 1, "1"), A]))) == [A, B]
 
 
 def test_the_ledger_leaves_only_unknown_files_to_read():

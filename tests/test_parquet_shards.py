@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs, check, shards
-from pipeline.listing import list_files
+from pipeline.inputs import Inputs, check, find
 from pipeline.parquet_shards import read_rows
 from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable
@@ -66,17 +65,18 @@ def test_a_damaged_page_is_noticed():
 
 
 def test_the_format_is_found_or_said(tmp_path):
-    for name in ("b.parquet", "a.tar", "dt=1/c.parquet", "readme.md"):
+    for name in ("b.parquet", "a.tar", "dt=1/c.parquet", "readme.md", "x.JPG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(parquet(x=pa.array([1])) if name.endswith("parquet") else b"")
-    files = list_files(str(tmp_path))
-    for format, names in (("auto", ["a.tar"]), ("tar", ["a.tar"]), ("parquet", ["b.parquet", "dt=1/c.parquet"])):
-        assert shards(files, format)["path"].to_pylist() == names
+    for format, names in (("auto", ["a.tar"]), ("tar", ["a.tar"]), ("parquet", ["b.parquet", "dt=1/c.parquet"]),
+                          ("images", ["images-first"])):
+        assert find(str(tmp_path), format)["path"].to_pylist() == names
     config = Config(input=str(tmp_path), output="o", format="parquet")
     with pytest.raises(UserError, match=r"b\.parquet: no columns hold bytes"):
-        check(config, shards(files, "parquet"))
-    with pytest.raises(UserError, match="holds no tar shards .* and no .parquet files"):
-        check(config, files.slice(0, 0))
+        check(config, find(str(tmp_path), "parquet"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="holds no tar shards .* no .parquet files and no images"):
+        check(config, find(str(tmp_path / "none")))
 
 
 @pytest.mark.s3

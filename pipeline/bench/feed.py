@@ -102,13 +102,12 @@ def _ours(folder: str) -> int:
 
     from pipeline import graph, inputs
     from pipeline.config import Config
-    from pipeline.listing import list_files
     cores = len(os.sched_getaffinity(0))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     config = Config(input=folder, output=folder + "-tables", decode_threads=cores)
     pools = graph.choose_pools(config, [cores], 1, "cuda")  # as for a network that never makes them wait
     pools = dataclasses.replace(pools, decode_cpus=0.5)  # Ray's own account; the threads are what takes the cores
-    counted = graph.decoded(config, pools, inputs.shards(list_files(folder))).map_batches(
+    counted = graph.decoded(config, pools, inputs.find(folder)).map_batches(
         NullLabeller, batch_size=1, batch_format="pyarrow", num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
     return sum(int(np.sum(block["num"])) for block in counted.iter_batches(batch_size=None, batch_format="numpy"))
 

@@ -1,0 +1,93 @@
+"""Loose image files -> groups that stand for shards, and their samples.
+
+In: a listing with times. Out: `GROUPS`: a shard of about a thousand files each; and the samples of one.
+Files are taken in order of their last change, so what is new comes last and redoes the last group only; a file that is
+changed or removed redoes the group it was in. A group begins where a file's path says so (its CRC divides by
+`FILES_EACH`), never by counting from the start: what happens in one group moves no border of another.
+Not here: decoding, and what is pending.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from pipeline.listing import FILES
+from pipeline.retry import Replaced, retrying
+from pipeline.shards import Sample
+from pipeline.storage import child, open_read
+
+MEMBERS = pa.list_(pa.struct(list(FILES)))
+GROUPS = pa.schema([*FILES, ("members", MEMBERS)])  # path: the group's name; size: of all; etag: of the list of members
+FILES_EACH, MOST_EACH = 1000, 4000
+READS_AT_ONCE = 8
+AHEAD_BYTES = 2**26
+
+
+def group(files: pa.Table) -> pa.Table:
+    """The groups of a table of `FILES` with a column `changed` (seconds), as a table of `GROUPS`."""
+    ordered = files.sort_by([("changed", "ascending"), ("path", "ascending")])
+    paths = ordered["path"].to_pylist()
+    starts: list[int] = []
+    for at, path in enumerate(paths):
+        if not starts or zlib.crc32(path.encode()) % FILES_EACH == 0 or at - starts[-1] == MOST_EACH:
+            starts.append(at)
+    groups = []
+    for start, stop in zip(starts, [*starts[1:], len(paths)], strict=True):
+        members = ordered.slice(start, stop - start).select(FILES.names).to_pylist()
+        name = "first" if start == 0 else hashlib.sha256(paths[start].encode()).hexdigest()[:12]
+        versions = "".join(f"{member['path']}\0{member['size']}\0{member['etag']}\n" for member in members)
+        groups.append({"path": f"images-{name}", "size": sum(member["size"] for member in members),
+                       "etag": hashlib.sha256(versions.encode()).hexdigest()[:32], "members": members})
+    return pa.Table.from_pylist(groups, schema=GROUPS)
+
+
+def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> Iterator[Sample]:
+    """The files of a group as samples, their keys their paths; some files are read ahead.
+
+    Raises:
+        Replaced: a file is no longer the version that was listed.
+        FileNotFoundError: it is gone.
+    """
+    with ThreadPoolExecutor(READS_AT_ONCE, "fetch") as pool:
+        coming: deque[tuple[Sample, int, Future[bytes] | None]] = deque()
+        ahead = 0
+        try:
+            for index, member in enumerate(members):
+                path, size, etag = str(member["path"]), int(str(member["size"])), str(member["etag"])
+                large = size > max_bytes
+                coming.append((Sample(index, path, b"", "too_large" if large else None), 0 if large else size,
+                               None if large else pool.submit(_read, child(root, path), etag)))
+                ahead += coming[-1][1]
+                while ahead > AHEAD_BYTES or len(coming) > 4 * READS_AT_ONCE:
+                    ahead -= coming[0][1]
+                    yield _taken(coming)
+            while coming:
+                yield _taken(coming)
+        finally:
+            for *_, read in coming:
+                if read:
+                    read.cancel()
+
+
+def _taken(coming: deque[tuple[Sample, int, Future[bytes] | None]]) -> Sample:
+    sample, _, read = coming.popleft()
+    return sample if read is None else Sample(sample.index, sample.key, read.result(), None)
+
+
+def _read(uri: str, etag: str) -> bytes:
+    def whole() -> bytes:
+        with open_read(uri) as (file, version):
+            if version.etag != etag:
+                raise Replaced(f"{uri} was replaced since it was listed")
+            data: bytes = file.read()
+        if len(data) != version.size:
+            raise ConnectionError(f"{uri}: the store sent {len(data)} bytes instead of {version.size}")
+        return data
+
+    return retrying(whole)
