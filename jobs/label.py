@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Label the images of tar shards with Inception-v4: top-5 labels and embeddings, one Parquet file a shard.
+"""Label images with Inception-v4: tar shards, Parquet files or loose ones in, top-5 labels and embeddings out.
 
 Only shards that are new, changed or were never finished are labelled; a killed run is completed by the next.
 
@@ -52,6 +52,9 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
         print(f"note      {summary.num_orphans:,} tables are of shards that are no longer in the input")
     if summary.meaningless:
         print("note      these weights are untrained: the labels mean nothing")
+    if summary.are_crumbs:
+        print(f"note      the tables have {summary.num_images // summary.num_committed} rows on average, which is slow to query: "
+              "jobs/pack.py makes larger shards")
     tables = labels_folder(output, summary.model_id)
     print(f"tables    {tables}")
     print(f"duckdb    SELECT label, count(*) AS images FROM '{tables}/**/*.parquet' GROUP BY ALL ORDER BY images DESC;")

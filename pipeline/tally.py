@@ -24,6 +24,7 @@ from pipeline.output import labels_uri
 from pipeline.retry import told
 
 FLUSH_LEDGER_S = 60.0
+FEW_ROWS = 200
 DIED = "the process that read or labelled it died, or its node did"
 
 
@@ -51,6 +52,11 @@ class Summary:
     precision: str = ""
     hardware: str = ""
     unrecorded: str = ""
+
+    @property
+    def are_crumbs(self) -> bool:
+        """Several tables, of so few rows on average that opening them costs a query more than reading them."""
+        return self.num_committed > 1 and self.num_images < FEW_ROWS * self.num_committed
 
     def exit_code(self, max_rejected: float) -> int:
         """0 done, 1 a shard failed, 3 more rejected than allowed."""

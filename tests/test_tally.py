@@ -76,3 +76,9 @@ def test_a_ledger_that_cannot_be_written_is_said(tally, tmp_path):
     (tmp_path / "shards").write_text("in the way")
     tally.close([SHARD])
     assert tally.summary.unrecorded and tally.summary.exit_code(1) == 1
+
+
+@pytest.mark.parametrize(("images", "shards", "crumbs"), [(10, 1, False), (399, 2, True), (400, 2, False), (0, 0, False)])
+def test_tables_of_few_rows_are_noticed(tally, images, shards, crumbs):
+    tally.summary.num_images, tally.summary.num_committed = images, shards
+    assert tally.summary.are_crumbs == crumbs
