@@ -36,8 +36,8 @@ class Config:
     """What one run of the labelling job does. Fields are the long flags with `_` for `-`."""
 
     input: str = _option(
-        "where the images are: tar shards, Parquet files or loose images; a folder or one file, local or any fsspec URI "
-        "(s3://bucket/prefix)",
+        "where the images are: tar shards, Parquet files or loose images, a folder or one file, or a CSV that lists them in a "
+        "column uri; local or any fsspec URI (s3://bucket/prefix)",
         metavar="URI")
     output: str = _option(
         "where the tables go: a folder, local or s3://, gs://, abfs://; belongs to one --input", metavar="URI")
@@ -46,8 +46,9 @@ class Config:
         "or 'seed:N' (untrained: for trials, the labels mean nothing)", "pretrained", metavar="WEIGHTS")
     classes: str | None = _option(
         "CSV of label_id,wnid,label for weights of other classes (default: ImageNet-1k)", None, metavar="FILE.csv")
-    format: str = _option("what the input is made of; auto takes tars if there are any, else Parquet files, else loose "
-                          "images", "auto", choices=("auto", "tar", "parquet", "images"))
+    format: str = _option("what the input is made of; auto takes a CSV for a manifest, and of a folder the tars if there "
+                          "are any, else Parquet files, else loose images", "auto",
+                          choices=("auto", "tar", "parquet", "images", "manifest"))
     image_column: str | None = _option("the column of Parquet files with the encoded images, bytes or Hugging Face's struct of "
                                        "bytes and path (default: the only one that fits)", None, metavar="NAME")
     key_column: str | None = _option("the column of Parquet files with the images' keys (default: key or __key__, else the "

@@ -25,13 +25,18 @@ from pipeline.storage import child, open_read
 MEMBERS = pa.list_(pa.struct(list(FILES)))
 GROUPS = pa.schema([*FILES, ("members", MEMBERS)])  # path: the group's name; size: of all; etag: of the list of members
 FILES_EACH, MOST_EACH = 1000, 4000
+MISSING = "missing"  # for an etag: of a file that a manifest lists and the store has not
 READS_AT_ONCE = 8
 AHEAD_BYTES = 2**26
 
 
 def group(files: pa.Table) -> pa.Table:
     """The groups of a table of `FILES` with a column `changed` (seconds), as a table of `GROUPS`."""
-    ordered = files.sort_by([("changed", "ascending"), ("path", "ascending")])
+    return group_in_order(files.sort_by([("changed", "ascending"), ("path", "ascending")]))
+
+
+def group_in_order(ordered: pa.Table) -> pa.Table:
+    """The groups of a table of `FILES` whose order is kept."""
     paths = ordered["path"].to_pylist()
     starts: list[int] = []
     for at, path in enumerate(paths):
@@ -48,7 +53,7 @@ def group(files: pa.Table) -> pa.Table:
 
 
 def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> Iterator[Sample]:
-    """The files of a group as samples, their keys their paths; some files are read ahead.
+    """The files of a group as samples, their keys their paths (of a manifest: URIs); some files are read ahead.
 
     Raises:
         Replaced: a file is no longer the version that was listed.
@@ -60,9 +65,10 @@ def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> I
         try:
             for index, member in enumerate(members):
                 path, size, etag = str(member["path"]), int(str(member["size"])), str(member["etag"])
-                large = size > max_bytes
-                coming.append((Sample(index, path, b"", "too_large" if large else None), 0 if large else size,
-                               None if large else pool.submit(_read, child(root, path), etag)))
+                error = "not_a_file" if etag == MISSING else "too_large" if size > max_bytes else None
+                uri = path if "://" in path or path.startswith("/") else child(root, path)
+                coming.append((Sample(index, path, b"", error), 0 if error else size,
+                               None if error else pool.submit(_read, uri, etag)))
                 ahead += coming[-1][1]
                 while ahead > AHEAD_BYTES or len(coming) > 4 * READS_AT_ONCE:
                     ahead -= coming[0][1]

@@ -1,7 +1,7 @@
 """What an input is made of: which files are its shards, and how their samples are read.
 
 In: a URI, and what the user says of the format. Out: the shards; the samples of one, streamed, all of one version.
-Not here: the formats themselves (`shards`, `parquet_shards`, `image_files`).
+Not here: the formats themselves (`shards`, `parquet_shards`, `image_files`, `manifest`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import Config, UserError
+from pipeline.config import Config, UserError, canonical_uri
 from pipeline.image_files import group, read_files
 from pipeline.listing import list_files
+from pipeline.manifest import read_manifest
 from pipeline.parquet_shards import find_columns, read_rows
 from pipeline.shards import IMAGE_SUFFIXES, SHARD_NAME, Sample, ShardUnreadable, read_samples
 from pipeline.storage import File, child, open_read
@@ -67,12 +68,14 @@ class Inputs:
 
 
 def find(uri: str, format: str = "auto") -> pa.Table:
-    """The shards of an input, in order of their paths: a table of `FILES`, of loose images of `GROUPS`.
+    """The shards of an input, in order of their paths: a table of `FILES`; of loose images and manifests of `GROUPS`.
 
     Raises:
         FileNotFoundError: there is nothing at `uri`.
         PermissionError: the store refuses to list.
     """
+    if format == "manifest" or format == "auto" and uri.lower().endswith(".csv"):
+        return read_manifest(canonical_uri(uri))
     files = list_files(uri)
     for name, pattern in NAMES.items():
         if format in ("auto", name) and len(found := _named(files, pattern)):

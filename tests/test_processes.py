@@ -43,7 +43,7 @@ def test_an_image_that_kills_its_process_fails_its_shard_only(shards, photograph
     digest(mine, tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_killed_actors_cost_another_attempt_and_nothing_else(shards, undisturbed, tmp_path):
     output = tmp_path / "out"
     run = start("--input", shards, "--output", output, *SEED, "--batch-size", 4, log=tmp_path / "log")
