@@ -14,6 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 
 import pyarrow as pa
 
@@ -37,19 +38,20 @@ def group(files: pa.Table) -> pa.Table:
 
 def group_in_order(ordered: pa.Table) -> pa.Table:
     """The groups of a table of `FILES` whose order is kept."""
-    paths = ordered["path"].to_pylist()
+    paths, sizes, etags = (ordered[name].to_pylist() for name in FILES.names)
     starts: list[int] = []
     for at, path in enumerate(paths):
         if not starts or zlib.crc32(path.encode()) % FILES_EACH == 0 or at - starts[-1] == MOST_EACH:
             starts.append(at)
-    groups = []
-    for start, stop in zip(starts, [*starts[1:], len(paths)], strict=True):
-        members = ordered.slice(start, stop - start).select(FILES.names).to_pylist()
-        name = "first" if start == 0 else hashlib.sha256(paths[start].encode()).hexdigest()[:12]
-        versions = "".join(f"{member['path']}\0{member['size']}\0{member['etag']}\n" for member in members)
-        groups.append({"path": f"images-{name}", "size": sum(member["size"] for member in members),
-                       "etag": hashlib.sha256(versions.encode()).hexdigest()[:32], "members": members})
-    return pa.Table.from_pylist(groups, schema=GROUPS)
+    bounds = [*starts, len(paths)]
+    names, versions = [], []
+    for start, stop in pairwise(bounds):
+        names.append(f"images-{hashlib.sha256(paths[start].encode()).hexdigest()[:12] if start else 'first'}")
+        listed = "".join(f"{paths[at]}\0{sizes[at]}\0{etags[at]}\n" for at in range(start, stop))
+        versions.append(hashlib.sha256(listed.encode()).hexdigest()[:32])
+    files = ordered.select(FILES.names).combine_chunks().to_struct_array().combine_chunks()
+    members = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), files, type=MEMBERS)
+    return pa.table([names, [sum(sizes[start:stop]) for start, stop in pairwise(bounds)], versions, members], schema=GROUPS)
 
 
 def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> Iterator[Sample]:
