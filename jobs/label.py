@@ -9,6 +9,7 @@ Only shards that are new, changed or were never finished are labelled; a killed 
 """
 
 import os
+import signal
 import sys
 
 from pipeline.config import UserError, canonical_uri, parse_config
@@ -18,12 +19,20 @@ from pipeline.tally import Summary
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # let the run give its lease back
     try:
         config = parse_config(sys.argv[1:], os.environ, str(__doc__))
         summary = label(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the next run does what is left", file=sys.stderr)
+        return 130
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # Ray puts a handler of its own, which exits with the bare number
+            return 128 + signal.SIGTERM
+        raise
     report(summary, canonical_uri(config.output), config.dry_run)
     return 0 if config.dry_run else summary.exit_code(config.max_rejected)
 

@@ -104,6 +104,7 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
         loading = pool.submit(weights.load, chosen)
         import ray
 
+        mine = not ray.is_initialized()
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except Exception as error:  # Ray raises no kind of its own
@@ -141,6 +142,8 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
             _run_attempt(dataset, tally, lease, Progress(stream, len(left), pc.sum(left["size"]).as_py()))
             tally.settle(left["path"].to_pylist(), last=attempt == ATTEMPTS)
     finally:
+        if mine:
+            ray.shutdown()  # or its actors would still write while the run is put in order
         tally.close(pending["path"].to_pylist())
         summary.images_per_s = summary.num_images / (time.monotonic() - begun)
 

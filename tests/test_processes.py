@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import SEED, digest, free_ports, job, labels
@@ -58,6 +60,22 @@ def test_killed_actors_cost_another_attempt_and_nothing_else(shards, undisturbed
     assert "attempt 2 of 3" in (tmp_path / "log").read_text()
     assert digest(shards, output) == digest(shards, undisturbed) and labels(output) == labels(undisturbed)
     assert not (output / "_staging").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.chaos)])
+def test_a_run_that_is_told_to_end_leaves_order(shards, tmp_path, number):
+    output = tmp_path / "out"
+    run = start("--input", shards, "--output", output, *SEED, "--batch-size", 1, log=tmp_path / "log")
+    while not list(output.glob("_staging/**/*.parquet")):
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(number)
+    assert run.wait(30) == 128 + number, (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert not (output / "lease.json").exists() and not (output / "_staging").exists()
+    row, = pq.read_table(output / "runs", partitioning=None).to_pylist()
+    assert row["status"] == "failed" and row["num_failed"] + row["num_committed"] == 5
 
 
 @pytest.mark.slow
