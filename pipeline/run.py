@@ -140,12 +140,17 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
                 pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0)
             dataset = graph.build(config, pools, left, sink, reference, classes["label"].to_pylist(), device)
             _run_attempt(dataset, tally, lease, Progress(stream, len(left), pc.sum(left["size"]).as_py()))
-            tally.settle(left["path"].to_pylist(), last=attempt == ATTEMPTS)
+            try:
+                tally.settle(left["path"].to_pylist(), last=attempt == ATTEMPTS)
+            except Exception as error:  # noqa: BLE001  # each store has its own exceptions
+                summary.unrecorded = told(error)
+                break
     finally:
+        seconds = time.monotonic() - begun
         if mine:
             ray.shutdown()  # or its actors would still write while the run is put in order
         tally.close(pending["path"].to_pylist())
-        summary.images_per_s = summary.num_images / (time.monotonic() - begun)
+        summary.images_per_s = summary.num_images / seconds
 
 
 def _run_attempt(dataset: Any, tally: Tally, lease: Lease | None, progress: Progress) -> None:
