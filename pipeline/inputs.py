@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Config, UserError, canonical_uri
 from pipeline.image_files import group, read_files
-from pipeline.listing import list_files
+from pipeline.listing import FILES, list_files
 from pipeline.manifest import read_manifest
 from pipeline.parquet_shards import find_columns, read_rows
 from pipeline.shards import IMAGE_SUFFIXES, SHARD_NAME, Sample, ShardUnreadable, read_samples
@@ -76,15 +76,12 @@ def find(uri: str, format: str = "auto") -> pa.Table:
     """
     if format == "manifest" or format == "auto" and uri.lower().endswith(".csv"):
         return read_manifest(canonical_uri(uri))
-    files = list_files(uri)
+    files = list_files(uri, times=True)
     for name, pattern in NAMES.items():
-        if format in ("auto", name) and len(found := _named(files, pattern)):
-            return found.sort_by("path") if name != "images" else group(_named(list_files(uri, times=True), pattern))
-    return files.slice(0, 0)
-
-
-def _named(files: pa.Table, pattern: str) -> pa.Table:
-    return files.filter(pc.match_substring_regex(files["path"], pattern, ignore_case=True))
+        if format in ("auto", name) and len(
+                found := files.filter(pc.match_substring_regex(files["path"], pattern, ignore_case=True))):
+            return group(found) if name == "images" else found.select(FILES.names).sort_by("path")
+    return FILES.empty_table()
 
 
 def check(config: Config, found: pa.Table) -> None:

@@ -59,6 +59,6 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, Replaced | MemoryError) or is_transient(error)
 
 
-def told(error: Exception) -> str:
-    """An error as a reason in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+def told(error: Exception, most: int = 500) -> str:
+    """An error as a reason in one line, of its message the first `most` characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"

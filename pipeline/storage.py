@@ -22,7 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import UserError, canonical_uri, flag
-from pipeline.retry import retrying
+from pipeline.retry import retrying, told
 
 # Stores whose put is atomic: a reader sees the old object, none, or the new one whole.
 ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
@@ -57,12 +57,18 @@ def is_s3(uri: str) -> bool:
     return uri.startswith(("s3://", "s3a://"))
 
 
+def s3_filesystem(**options: Any) -> Any:
+    """An s3fs that leaves the tries to us."""
+    fs = fsspec.get_filesystem_class("s3")(**S3_OPTIONS, **options)
+    fs.retries = 1
+    return fs
+
+
 def locate(uri: str) -> tuple[Any, str]:
     """The filesystem and the path in it. Nothing in a path has a meaning: no `::`, no `*`, no `?`."""
     uri = canonical_uri(uri)
     kind: Any = fsspec.get_filesystem_class(uri.partition("://")[0] if "://" in uri else "file")
-    fs = kind(**S3_OPTIONS) if is_s3(uri) else kind(**kind._get_kwargs_from_urls(uri))
-    fs.retries = 1  # of s3fs
+    fs = s3_filesystem() if is_s3(uri) else kind(**kind._get_kwargs_from_urls(uri))
     if is_s3(uri) and "?versionId=" in uri:
         raise OSError(errno.EINVAL, "s3fs takes what follows '?versionId=' for a version, so a file of this name is out "
                                     "of reach", uri)
@@ -200,5 +206,5 @@ def explain(name: str, uri: str, error: Exception) -> UserError:
     elif isinstance(error, ImportError):
         reason = f"needs a package that is not installed ({error})"
     else:
-        reason = f"cannot be reached ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        reason = f"cannot be reached ({told(error, 300)})"
     return UserError(f"{flag(name)} {uri} {reason}.")

@@ -13,6 +13,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from pipeline import listing, retry
+from tests.faults import FaultProxy
 from tests.test_shards import make_tar
 
 ROOT = Path(__file__).parents[1]
@@ -128,3 +130,26 @@ def _answers(fs) -> bool:
     except Exception:  # noqa: BLE001  # it is still starting
         return False
     return found
+
+
+@pytest.fixture
+def proxy(s3, monkeypatch):
+    """A fault proxy before the server, which this process uses until the test ends; the bucket's `faults/` is empty."""
+    environ, fs = s3
+    proxy = FaultProxy(int(environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]))
+    for name, value in (environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    forget_s3()
+    if fs.exists("photos/faults"):
+        fs.rm("photos/faults", recursive=True)
+    yield proxy
+    proxy.close()
+    forget_s3()
+
+
+def forget_s3() -> None:
+    """Let this process connect anew, as its environment says now."""
+    import s3fs
+    s3fs.S3FileSystem.clear_instance_cache()
+    listing._s3_lister.cache_clear()

@@ -11,7 +11,8 @@ import psutil
 
 from tests.conftest import ROOT
 
-ACTOR = re.compile(r"MapBatches\((Reader|LabelStage|Committer)\)")
+STAGES = ("Committer", "LabelStage", "Reader")
+ACTOR = re.compile(rf"MapBatches\(({'|'.join(STAGES)})\)")
 
 
 def start(*options: object, log: Path, **environ: str) -> subprocess.Popen[bytes]:
@@ -19,19 +20,6 @@ def start(*options: object, log: Path, **environ: str) -> subprocess.Popen[bytes
     with log.open("ab") as out:
         return subprocess.Popen([sys.executable, ROOT / "jobs/label.py", *map(str, options)], cwd=ROOT, stdout=out,
                                 stderr=out, env=os.environ | environ)
-
-
-def actors(pid: int) -> dict[str, list[psutil.Process]]:
-    """The processes of the job's stages by name."""
-    found: dict[str, list[psutil.Process]] = {}
-    for process in family(pid):
-        try:
-            match = ACTOR.search(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-        if match:
-            found.setdefault(match[1], []).append(process)
-    return found
 
 
 def kind_of(process: psutil.Process) -> str:
@@ -46,6 +34,14 @@ def kind_of(process: psutil.Process) -> str:
     if command.startswith("ray::") and "Agent" not in command:  # a raylet dies with its agents
         return "worker"
     return name if name in ("raylet", "gcs_server") else "other"
+
+
+def by_kind(pid: int) -> dict[str, list[psutil.Process]]:
+    """The processes of a run by `kind_of`; its own is `driver`."""
+    found: dict[str, list[psutil.Process]] = {}
+    for process in family(pid):
+        found.setdefault("driver" if process.pid == pid else kind_of(process), []).append(process)
+    return found
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.conftest import KEY, SECRET, job
 from tests.faults import FaultProxy
-from tests.processes import actors, family, kill, kind_of, start
+from tests.processes import STAGES, by_kind, kill, start
 from tests.test_shards import make_tar
 
 KILLS, FAULTS, RATE, SEED = 30, 1000, 0.2, 1602_07261
@@ -72,14 +72,12 @@ def disturb(pid: int, rng: random.Random, kills: Counter[str], most: int, head: 
     """Kill workers of a run at random moments, and then perhaps (`head`: how likely) its head; all its processes seen."""
     seen: set[psutil.Process] = set()
     deadline = time.monotonic() + 30
-    while not actors(pid) and psutil.pid_exists(pid) and time.monotonic() < deadline:
+    while by_kind(pid).keys().isdisjoint(STAGES) and psutil.pid_exists(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(rng.uniform(0, 6))
     for turn in range(most + (rng.random() < head)):
-        processes: dict[str, list[psutil.Process]] = {}
-        for process in family(pid):
-            seen.add(process)
-            processes.setdefault("driver" if process.pid == pid else kind_of(process), []).append(process)
+        processes = by_kind(pid)
+        seen.update(*processes.values())
         weights = WORKERS if turn < most else HEAD
         kinds = sorted(processes.keys() & weights.keys())
         if not kinds or processes["driver"][0].status() == "zombie":

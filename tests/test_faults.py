@@ -3,35 +3,14 @@
 import os
 
 import pytest
-import s3fs
 
-from pipeline import listing, retry, storage
+from pipeline import retry, storage
 from pipeline.listing import list_files
 from pipeline.stream import BLOCK_BYTES, open_stream
-from tests.faults import KINDS, FaultProxy
+from tests.conftest import forget_s3
+from tests.faults import KINDS
 
 pytestmark = pytest.mark.s3
-
-
-@pytest.fixture
-def proxy(s3, monkeypatch):
-    """A fault proxy before the server, which this process uses until the test ends; the bucket's `faults/` is empty."""
-    environ, fs = s3
-    proxy = FaultProxy(int(environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]))
-    for name, value in (environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
-    _forget()
-    if fs.exists("photos/faults"):
-        fs.rm("photos/faults", recursive=True)
-    yield proxy
-    proxy.close()
-    _forget()
-
-
-def _forget() -> None:
-    s3fs.S3FileSystem.clear_instance_cache()
-    listing._s3_lister.cache_clear()
 
 
 def read(uri: str) -> bytes:
@@ -69,7 +48,7 @@ def test_many_faults_and_nothing_wrong(proxy):
 
 def test_a_stalled_reply_is_asked_for_again(proxy, monkeypatch):
     monkeypatch.setitem(storage.S3_OPTIONS["config_kwargs"], "read_timeout", 2)
-    _forget()
+    forget_s3()
     storage.put_whole("s3://photos/faults/a", b"data")
     proxy.once("stall", "GET", "/a")
     assert read("s3://photos/faults/a") == b"data"
@@ -83,7 +62,7 @@ def test_what_is_final_is_asked_once(proxy, monkeypatch):
         storage.put_whole("s3://nobucket/a", b"data")
     assert sum(method == "PUT" for method, _ in proxy.requests) == 1
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    _forget()
+    forget_s3()
     proxy.requests.clear()
     with pytest.raises(PermissionError):
         storage.put_whole("s3://photos/faults/a", b"data")

@@ -19,6 +19,7 @@ import PIL
 import pyarrow as pa
 import pytest
 from PIL import Image
+from pip._internal.models.index import PyPI
 
 from pipeline.batches import samples_of
 from pipeline.config import Config
@@ -187,7 +188,7 @@ def test_pillows_own_corpus(tmp_path):
 def _sdist() -> bytes:
     configured = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True,
                                 text=True, check=False).stdout.strip()
-    index = os.environ.get("PIP_INDEX_URL") or configured or "https://pypi.org/simple"
+    index = os.environ.get("PIP_INDEX_URL") or configured or PyPI.simple_url
     try:
         with urllib.request.urlopen(index.rstrip("/") + "/pillow/", timeout=20) as page:
             links = re.findall(r'href="([^"#]+)', page.read().decode())

@@ -3,18 +3,17 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.table import ROWS
 from tests.conftest import ROOT, SEED, digest, free_ports, job, labels
+from tests.processes import family, kill
 from tests.test_shards import make_tar
 
 
@@ -84,9 +83,7 @@ def test_killed_at_any_moment_the_next_run_completes(shards, undisturbed, tmp_pa
     run = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while run.poll() is None:
         if list(output.glob("_staging/**/*.parquet")) and len(list(output.glob("labels/**/*.parquet"))) >= 1:
-            family = [run, *psutil.Process(run.pid).children(recursive=True)]
-            for process in family:
-                process.send_signal(signal.SIGKILL)
+            kill(family(run.pid))
             run.wait()
             kills += 1
         time.sleep(0.01)
@@ -140,9 +137,7 @@ def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert "5 labelled" in done.stdout
     finally:
-        for process in psutil.Process(head.pid).children(recursive=True):
-            process.kill()
-        head.kill()
+        kill(family(head.pid))
         head.wait()
         shutil.rmtree(f"/tmp/rayjob{os.getpid()}", ignore_errors=True)
     assert digest(shards, output) == digest(shards, undisturbed)

@@ -13,7 +13,6 @@ from pipeline.parquet_shards import read_rows
 from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable
 from tests.conftest import SEED, digest, job
-from tests.test_faults import proxy  # noqa: F401
 
 IMAGES = [b"A" * 3000, None, b"", b"B" * 7]
 STRUCT = pa.array([{"bytes": image, "path": f"p{number}.jpg"} for number, image in enumerate(IMAGES)],
@@ -80,7 +79,7 @@ def test_the_format_is_found_or_said(tmp_path):
 
 
 @pytest.mark.s3
-def test_over_s3_with_faults_and_replaced(proxy, s3):  # noqa: F811
+def test_over_s3_with_faults_and_replaced(proxy, s3):
     data = parquet(image=pa.array([os.urandom(50_000) for _ in range(200)], pa.binary()))
     s3[1].pipe_file("photos/faults/a.parquet", data)
     proxy.rate = 0.3
