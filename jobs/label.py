@@ -48,9 +48,9 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
     else:
         print(f"shards    {summary.num_committed:,} labelled, {summary.num_skipped:,} skipped (done before), "
               f"{len(summary.failed):,} failed")
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in summary.rejected.most_common())
-        print(f"images    {summary.num_images:,} at {summary.images_per_s:.1f}/s, "
-              f"{summary.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}")
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in summary.counts.rejected.most_common())
+        print(f"images    {summary.counts.num_images:,} at {summary.images_per_s:.1f}/s, "
+              f"{summary.counts.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}")
         how = "captured graphs" if summary.device == "cuda" else "not compiled, which for no number of images pays back"
         print(f"model     {summary.model_id} on {summary.device} in {summary.precision} ({how}), {summary.hardware}")
     for shard, reason in sorted(summary.failed.items()):
@@ -62,7 +62,7 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
     if summary.meaningless:
         print("note      these weights are untrained: the labels mean nothing")
     if summary.are_crumbs:
-        print(f"note      the tables have {summary.num_images // summary.num_committed} rows on average, which is slow to query: "
+        print(f"note      the tables have {summary.counts.num_images // summary.num_committed} rows on average, which is slow to query: "
               "jobs/pack.py makes larger shards")
     tables = labels_folder(output, summary.model_id)
     print(f"tables    {tables}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from pipeline.counts import CONFIDENCE, LABELS, REJECTED
 from pipeline.table import ROWS, SAMPLES
 
 BATCH = pa.schema([
@@ -27,16 +28,19 @@ BATCH = pa.schema([
 
 LABELLED = pa.schema([
     *(field for field in BATCH if field.name not in ("samples", "pixels")),
-    ("label_s", pa.float64()),
+    ("label_s", pa.float64()),   # in which the labeller was busy with it, and not with the batch before
     ("precision", pa.string()),  # that the network ran in
     ("rows", pa.list_(pa.struct(list(ROWS)))),
 ])
 
 REPORT = pa.schema([
     *(field for field in LABELLED if field.name != "rows"),
-    ("num_images", pa.int32()),             # of this batch
-    ("errors", pa.list_(pa.string())),      # reason codes of this batch's rejected images
-    ("file_size", pa.int64()),              # of the committed file, if this batch completed its shard; else null
+    ("num_images", pa.int64()),  # these are the batch's `Counts`
+    ("num_rejected", pa.int64()),
+    ("rejected", REJECTED),
+    ("labels", LABELS),
+    ("confidence", CONFIDENCE),
+    ("file_size", pa.int64()),   # of the committed file, if this batch completed its shard; else null
     ("file_etag", pa.string()),
 ])
 

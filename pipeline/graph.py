@@ -10,6 +10,7 @@ One Ray Data row is one batch, and travels as it is: two crossings of the object
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -100,11 +101,12 @@ class LabelStage:
                                  batch_size)
         self.labels = pa.array(labels)
         self.broken = False
+        self.busy = _BusyTime()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.broken:
             os._exit(1)  # after an error of the network or its device no result can be trusted; Ray starts another
-        begun = time.perf_counter()
+        self.busy.begin()
         pixels_NHWC = pixels_of(batch)
         made = ROWS.empty_table()
         values: dict[str, Any] = {}
@@ -116,9 +118,30 @@ class LabelStage:
                 values = {"failure": pa.array([told(error)]), "passing": pa.array([True])}
         struct = pa.StructArray.from_arrays([column.combine_chunks() for column in made.columns], fields=list(ROWS))
         offsets = pa.array(np.array([0, made.num_rows], np.int32))
-        values |= {"label_s": pa.array([time.perf_counter() - begun]), "precision": pa.array([self.labeller.precision]),
+        values |= {"label_s": pa.array([self.busy.end()]), "precision": pa.array([self.labeller.precision]),
                    "rows": pa.ListArray.from_arrays(offsets, struct, type=LABELLED.field("rows").type)}
         return pa.table([values[name] if name in values else batch[name] for name in LABELLED.names], schema=LABELLED)
+
+
+class _BusyTime:
+    """Seconds in which at least one of several calls at once is under way; each second is told by one of them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.calls, self.since = 0, 0.0
+
+    def begin(self) -> None:
+        with self.lock:
+            if not self.calls:
+                self.since = time.perf_counter()
+            self.calls += 1
+
+    def end(self) -> float:
+        """Seconds since the last call ended, or since this one began if none was under way."""
+        with self.lock:
+            self.calls -= 1
+            since, self.since = self.since, time.perf_counter()
+            return self.since - since
 
 
 def _stage(dataset: ray.data.Dataset, stage: type, arguments: tuple[Any, ...], size: int, calls_at_once: int,

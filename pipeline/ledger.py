@@ -18,11 +18,10 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.catalog import FINISHED
+from pipeline.counts import CONFIDENCE, LABELS, REJECTED
 from pipeline.listing import FILES, list_files
 from pipeline.output import labels_folder
 from pipeline.retry import retrying
-
-REJECTED = pa.list_(pa.struct([("error", pa.string()), ("num_images", pa.int64())]))
 
 SHARDS = pa.schema([  # one row a shard and run
     ("run_id", pa.string()),
@@ -38,7 +37,7 @@ SHARDS = pa.schema([  # one row a shard and run
     ("rejected", REJECTED),          # by reason code
     ("image_bytes", pa.int64()),     # encoded
     ("decode_s", pa.float64()),      # seconds of decode threads
-    ("label_s", pa.float64()),       # seconds of labellers
+    ("label_s", pa.float64()),       # seconds in which a labeller was busy
     ("file", pa.string()),           # relative to labels/model=<model_id>/
     ("file_size", pa.int64()),       # bytes
     ("file_etag", pa.string()),
@@ -47,7 +46,7 @@ SHARDS = pa.schema([  # one row a shard and run
 
 RUNS = pa.schema([  # one row a run
     ("run_id", pa.string()),
-    ("status", pa.string()),         # done, failed
+    ("status", pa.string()),         # running, done, failed; killed, as a later run found it
     ("started_at", pa.timestamp("us", "UTC")),
     ("seconds", pa.float64()),
     ("input", pa.string()),
@@ -63,11 +62,18 @@ RUNS = pa.schema([  # one row a run
     ("num_images", pa.int64()),
     ("num_rejected", pa.int64()),
     ("rejected", REJECTED),
-    ("images_per_s", pa.float64()),
+    ("labels", LABELS),              # images by label_id
+    ("confidence", CONFIDENCE),      # images by prob: 20 bins from 0 to 1
+    ("images_per_s", pa.float64()),  # from the first attempt to the last
+    ("cpu_s", pa.float64()),         # CPU seconds of decoders, and of labellers on CPUs
+    ("gpu_s", pa.float64()),         # GPU seconds of labellers
 ])
 
 _PLAN_COLUMNS = ["model_id", "status", *FINISHED.names]
 READS_AT_ONCE = 16
+
+FOOTERS = pa.schema([*FINISHED, ("run_id", pa.string()), ("source_uri", pa.string()), ("num_images", pa.int64()),
+                     ("num_rejected", pa.int64())])
 
 
 def write(output: str, table: str, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
@@ -87,8 +93,19 @@ def read_finished(output: str, model_id: str) -> pa.Table:
         return rows.filter(ours).select(FINISHED.names)
 
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        paths = [path for path in _list(folder)["path"].to_pylist() if path.endswith(".parquet")]
-        return pa.concat_tables([FINISHED.empty_table(), *pool.map(read, paths)])
+        return pa.concat_tables([FINISHED.empty_table(), *pool.map(read, list_table(output, "shards"))])
+
+
+def read_shards(output: str, run_id: str) -> list[dict[str, Any]]:
+    """The rows of `SHARDS` of a run."""
+    return [row for path in list_table(output, "shards") if path.startswith(run_id)
+            for row in pq.read_table(io.BytesIO(storage.read_bytes(storage.join(output, "shards", path)))).to_pylist()]
+
+
+def list_table(output: str, table: str) -> list[str]:
+    """The files of the table `shards` or `runs`, relative to its folder."""
+    paths: list[str] = _list(storage.join(output, table))["path"].to_pylist()
+    return [path for path in paths if path.endswith(".parquet")]
 
 
 def list_labels(output: str, model_id: str) -> pa.Table:
@@ -98,22 +115,26 @@ def list_labels(output: str, model_id: str) -> pa.Table:
 
 
 def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
-    """What the files say of themselves, as `FINISHED`.
+    """What the files say of themselves, as `FOOTERS`.
 
     A file without our footer says nothing, and its shard is labelled again.
     """
     folder = labels_folder(output, model_id)
 
-    def read(path: str) -> tuple[str, int, str, int, str] | None:
+    def read(path: str) -> dict[str, Any] | None:
         try:
             version, footer = retrying(lambda: _footer(storage.join(folder, path)))
-            return path, version.size, version.etag, int(footer[b"source_size"]), footer[b"source_etag"].decode()
+            said = {name.decode(): value.decode() for name, value in footer.items()}
+            return {"file": path, "file_size": version.size, "file_etag": version.etag,
+                    "source_size": int(said["source_size"]), "source_etag": said["source_etag"],
+                    "source_uri": said["source_uri"], "run_id": said["run_id"],
+                    "num_images": int(said["num_rows"]), "num_rejected": int(said["num_rejected"])}
         except (KeyError, ValueError, pa.ArrowInvalid, FileNotFoundError):
             return None
 
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         found = [entry for entry in pool.map(read, files["path"].to_pylist()) if entry is not None]
-    return pa.Table.from_pylist([dict(zip(FINISHED.names, entry, strict=True)) for entry in found], FINISHED)
+    return pa.Table.from_pylist(found, FOOTERS)
 
 
 def _footer(uri: str) -> tuple[storage.File, dict[bytes, bytes]]:

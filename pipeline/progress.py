@@ -6,7 +6,6 @@ In: reports of batches. Out: text on a stream (stderr), and the running counts o
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import Any, TextIO
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.2, 30.0
@@ -19,8 +18,7 @@ class Progress:
         self.stream = stream
         self.num_shards = num_shards
         self.total_bytes = total_bytes
-        self.num_images = self.num_committed = self.done_bytes = 0
-        self.rejected: Counter[str] = Counter()
+        self.num_images = self.num_rejected = self.num_committed = self.done_bytes = 0
         self.begun = self.first = time.monotonic()
         self.told = 0.0 if stream.isatty() else self.begun
 
@@ -29,7 +27,7 @@ class Progress:
         if not self.num_images:
             self.first = time.monotonic()
         self.num_images += report["num_images"]
-        self.rejected.update(report["errors"])
+        self.num_rejected += report["num_rejected"]
         self.done_bytes += report["num_bytes"]
         self.num_committed += report["file_size"] is not None
         self.tell()
@@ -40,7 +38,7 @@ class Progress:
         if not last and now - self.told < (TERMINAL_EVERY_S if terminal else LOG_EVERY_S):
             return
         self.told = now
-        line = (f"{self.num_images:,} images, {self.images_per_s:.1f}/s, {sum(self.rejected.values()):,} rejected, "
+        line = (f"{self.num_images:,} images, {self.images_per_s:.1f}/s, {self.num_rejected:,} rejected, "
                 f"{self.num_committed:,} of {self.num_shards:,} shards{self._left()}")
         self.stream.write(f"\r\x1b[K{line}" + ("\n" if last else "") if terminal else line + "\n")
         self.stream.flush()

@@ -23,14 +23,14 @@ from typing import Any, TextIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import catalog, inputs, ledger, output, storage, weights
+from pipeline import catalog, history, inputs, ledger, output, storage, weights
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError, canonical_uri
 from pipeline.lease import Lease, held
 from pipeline.progress import Progress
 from pipeline.retry import told
 from pipeline.sink import Sink
-from pipeline.tally import Summary, Tally, rejected_rows
+from pipeline.tally import Summary, Tally
 from pipeline.weights import Weights
 
 ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never passes is the next run's
@@ -55,13 +55,14 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     found = _inputs(config)
     storage.check_output(config.output)
     with held(config.output, run_id) if config.lease and not config.dry_run else nullcontext() as lease:
-        made = _plan(config, chosen, found)
+        made, found_footers = _plan(config, chosen, found)
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
                           pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless)
         if config.dry_run:
             return summary
         output.claim(config, chosen.model_id, classes)
         try:
+            _begin(config, summary, lease, started_at, found_footers)
             if len(made.pending):
                 _execute(config, chosen, classes, made.pending, summary, lease, stream)
         finally:
@@ -82,19 +83,20 @@ def _inputs(config: Config) -> pa.Table:
     return found
 
 
-def _plan(config: Config, chosen: Weights, found: pa.Table) -> catalog.Plan:
-    """List the output, and compare."""
+def _plan(config: Config, chosen: Weights, found: pa.Table) -> tuple[catalog.Plan, pa.Table]:
+    """List the output, and compare; and what the footers said of files that the ledger did not know."""
     try:
         output.check_root(config)
         outputs = ledger.list_labels(config.output, chosen.model_id)
         finished = ledger.read_finished(config.output, chosen.model_id)
         unknown = catalog.unknown(outputs, finished)
-        finished = pa.concat_tables([finished, ledger.read_footers(config.output, chosen.model_id, unknown)])
+        footers = ledger.read_footers(config.output, chosen.model_id, unknown)
     except UserError:
         raise
     except Exception as error:
         raise storage.explain("output", config.output, error) from error
-    return catalog.plan(found, outputs, finished)
+    finished = pa.concat_tables([finished, footers.select(catalog.FINISHED.names)])
+    return catalog.plan(found, outputs, finished), footers
 
 
 def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Table, summary: Summary,
@@ -129,7 +131,7 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     del state
     begun = time.monotonic()
-    tally = Tally(config.output, summary)
+    tally = Tally(config.output, summary, pools.label_threads if device == "cpu" else 0, pools.label_gpus)
     try:
         for attempt in range(1, ATTEMPTS + 1):
             left = pending.filter(pc.invert(pc.is_in(pending["path"], pa.array(sorted(tally.ended), pa.string()))))
@@ -150,7 +152,7 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
         if mine:
             ray.shutdown()  # or its actors would still write while the run is put in order
         tally.close(pending["path"].to_pylist())
-        summary.images_per_s = summary.num_images / seconds
+        summary.images_per_s = summary.counts.num_images / seconds
 
 
 def _run_attempt(dataset: Any, tally: Tally, lease: Lease | None, progress: Progress) -> None:
@@ -170,6 +172,18 @@ def _run_attempt(dataset: Any, tally: Tally, lease: Lease | None, progress: Prog
         progress.tell(last=True)
 
 
+def _begin(config: Config, summary: Summary, lease: Lease | None, started_at: datetime, footers: pa.Table) -> None:
+    """What killed runs owe the ledger; and this run's row, which says `running` until it ends."""
+    try:
+        if lease:
+            history.adopt(config.output, summary.model_id, footers, summary.run_id)
+            history.bury(config.output, summary.run_id)
+        if summary.num_pending:
+            ledger.write(config.output, "runs", summary.run_id, [_run_row(config, summary, "running", started_at)], ledger.RUNS)
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("output", config.output, error) from error
+
+
 def _record(config: Config, summary: Summary, lease: Lease | None, started_at: datetime) -> None:
     """The run's row, whatever way the run ends; and its staging removed, with a lease that of dead runs too."""
     broken = sys.exc_info()[0] is not None or summary.failed or summary.unrecorded
@@ -184,7 +198,6 @@ def _record(config: Config, summary: Summary, lease: Lease | None, started_at: d
 
 def _run_row(config: Config, summary: Summary, status: str, started_at: datetime) -> dict[str, Any]:
     versions = {name: version(name) for name in ("ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")}
-    return {**dataclasses.asdict(summary), "status": status, "started_at": started_at,
+    return {**vars(summary), **summary.counts.columns(), "status": status, "started_at": started_at,
             "input": canonical_uri(config.input), "versions": json.dumps(versions | {"python": platform.python_version()}),
-            "config": json.dumps(dataclasses.asdict(config)), "num_failed": len(summary.failed),
-            "num_rejected": summary.rejected.total(), "rejected": rejected_rows(summary.rejected)}
+            "config": json.dumps(dataclasses.asdict(config)), "num_failed": len(summary.failed)}

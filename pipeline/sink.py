@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.batches import REPORT
+from pipeline.counts import Counts
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
 from pipeline.retry import may_pass, told
@@ -77,7 +78,7 @@ class Sink:
 
     def _commit(self, uri: str, source: Source, pieces: Iterable[pa.Table]) -> storage.File:
         footer = {"source_uri": source.uri, "source_size": str(source.size), "source_etag": source.etag,
-                  "model_id": self.model_id}
+                  "model_id": self.model_id, "run_id": self.run_id}
         storage.put_whole(uri, encode(pieces, self.embeddings, footer))
         return storage.stat(uri)
 
@@ -99,8 +100,7 @@ class Committer:
                 committed = self.sink.write(source, made, row["first"], row["end"])
             except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
                 row |= {"failure": told(error), "passing": may_pass(error)}
-        row |= {"num_images": made.num_rows, "errors": made["error"].drop_null().to_pylist(),
-                "file_size": committed and committed.size, "file_etag": committed and committed.etag}
+        row |= Counts.of(made).columns() | {"file_size": committed and committed.size, "file_etag": committed and committed.etag}
         return pa.Table.from_pylist([row], schema=REPORT)
 
 

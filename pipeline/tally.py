@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import ledger, storage
+from pipeline.counts import COUNTED_COLUMNS, Counts
 from pipeline.output import labels_uri
 from pipeline.retry import told
 
@@ -30,7 +30,7 @@ DIED = "the process that read or labelled it died, or its node did"
 
 @dataclass
 class Summary:
-    """`failed`: reason by shard. `rejected`: number of images by reason code. Both, and `num_images`, as committed.
+    """`failed`: reason by shard. `counts`: of the committed images. `cpu_s`, `gpu_s`: spent, whatever came of it.
 
     `unrecorded`: why the run's row or its shards' rows are missing from the ledger, if they are.
     """
@@ -43,11 +43,12 @@ class Summary:
     num_orphans: int
     meaningless: bool
     num_committed: int = 0
-    num_images: int = 0
+    counts: Counts = field(default_factory=Counts)
     failed: dict[str, str] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     images_per_s: float = 0.0
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
     device: str = ""
     precision: str = ""
     hardware: str = ""
@@ -56,20 +57,25 @@ class Summary:
     @property
     def are_crumbs(self) -> bool:
         """Several tables, of so few rows on average that opening them costs a query more than reading them."""
-        return self.num_committed > 1 and self.num_images < FEW_ROWS * self.num_committed
+        return self.num_committed > 1 and self.counts.num_images < FEW_ROWS * self.num_committed
 
     def exit_code(self, max_rejected: float) -> int:
         """0 done, 1 a shard failed, 3 more rejected than allowed."""
         if self.failed or self.unrecorded:
             return 1
-        return 3 if self.rejected.total() > max_rejected * self.num_images else 0
+        return 3 if self.counts.rejected.total() > max_rejected * self.counts.num_images else 0
 
 
 class Tally:
-    """Counts what the batches of a run report. `reason`: why the last attempt stopped, if it did."""
+    """Counts what the batches of a run report. `reason`: why the last attempt stopped, if it did.
 
-    def __init__(self, output: str, summary: Summary) -> None:
+    Args:
+        label_cpus, label_gpus: that a labeller keeps busy.
+    """
+
+    def __init__(self, output: str, summary: Summary, label_cpus: float, label_gpus: float) -> None:
         self.output, self.summary = output, summary
+        self.label_cpus, self.label_gpus = label_cpus, label_gpus
         self.open: dict[tuple[str, str], dict[str, Any]] = {}  # by shard and version: something was reported, not all
         self.ended: set[str] = set()
         self.failures: dict[str, str] = {}  # that may pass, of shards that are not ended
@@ -80,15 +86,16 @@ class Tally:
     def add(self, report: dict[str, Any]) -> None:
         """Count one report of a batch."""
         shard, key = report["shard"], (report["shard"], report["etag"])
+        self.summary.cpu_s += report["decode_s"] + report["label_s"] * self.label_cpus
+        self.summary.gpu_s += report["label_s"] * self.label_gpus
         if shard in self.ended:
             return  # the shard failed already, in another of its batches
         row = self.open.setdefault(key, self._row(shard) | {
             "source_uri": report["uri"], "source_size": report["size"], "source_etag": report["etag"]})
-        row["num_images"] += report["num_images"]
+        row["counts"].add(Counts.read(report))
         row["image_bytes"] += report["num_bytes"]
         row["decode_s"] += report["decode_s"]
         row["label_s"] += report["label_s"]
-        row["rejected"].update(report["errors"])
         if report["end"]:
             row["total"] = report["first"] + report["num_images"]
         if report["file_size"] is not None:
@@ -98,7 +105,7 @@ class Tally:
             self.failures[shard] = report["failure"]
         elif report["failure"] is not None:
             self._end(row, "failed", report["failure"])
-        elif "file" in row and row["num_images"] == row.get("total"):
+        elif "file" in row and row["counts"].num_images == row.get("total"):
             self._end(row, "committed", None)
         if time.monotonic() - self.flushed > FLUSH_LEDGER_S:
             try:
@@ -114,9 +121,8 @@ class Tally:
             entry = finished.get(shard + ".parquet")
             row = self.open.get((shard, entry["source_etag"])) if entry else None
             if entry and row:
-                errors = pq.read_table(io.BytesIO(storage.read_bytes(
-                    labels_uri(self.output, self.summary.model_id, shard))), columns=["error"])["error"]
-                row |= entry | {"num_images": len(errors), "rejected": Counter(errors.drop_null().to_pylist())}
+                table = storage.read_bytes(labels_uri(self.output, self.summary.model_id, shard))
+                row |= entry | {"counts": Counts.of(pq.read_table(io.BytesIO(table), columns=COUNTED_COLUMNS))}
                 self._end(row, "committed", None)
             elif last:
                 self._end(self._row(shard), "failed", self.failures.get(shard) or self.reason or DIED)
@@ -133,11 +139,11 @@ class Tally:
             self.summary.unrecorded = told(error)
 
     def _row(self, shard: str) -> dict[str, Any]:
-        return {"run_id": self.summary.run_id, "shard": shard, "model_id": self.summary.model_id, "num_images": 0,
-                "rejected": Counter(), "image_bytes": 0, "decode_s": 0.0, "label_s": 0.0}
+        return {"run_id": self.summary.run_id, "shard": shard, "model_id": self.summary.model_id,
+                "counts": Counts(), "image_bytes": 0, "decode_s": 0.0, "label_s": 0.0}
 
     def _finished(self, names: list[str]) -> dict[str, dict[str, Any]]:
-        """What the output's files of these names say of themselves, as rows of `FINISHED`."""
+        """What the output's files of these names say of themselves, as rows of `FOOTERS`."""
         files = ledger.list_labels(self.output, self.summary.model_id)
         files = files.filter(pc.is_in(files["path"], pa.array(names)))
         found = ledger.read_footers(self.output, self.summary.model_id, files)
@@ -147,12 +153,11 @@ class Tally:
         self.ended.add(row["shard"])
         if failure is None:
             self.summary.num_committed += 1
-            self.summary.num_images += row["num_images"]
-            self.summary.rejected.update(row["rejected"])
+            self.summary.counts.add(row["counts"])
         else:
             self.summary.failed[row["shard"]] = failure
-        self.rows.append({**row, "status": status, "failure": failure, "num_rejected": row["rejected"].total(),
-                          "rejected": rejected_rows(row["rejected"]), "labelled_at": datetime.now(UTC)})
+        self.rows.append({**row, **row["counts"].columns(), "status": status, "failure": failure,
+                          "labelled_at": datetime.now(UTC)})
 
     def _flush(self) -> None:
         self.flushed = time.monotonic()
@@ -160,8 +165,3 @@ class Tally:
             name = f"{self.summary.run_id}-{self.num_parts:05}"
             ledger.write(self.output, "shards", name, self.rows, ledger.SHARDS)
             self.rows, self.num_parts = [], self.num_parts + 1
-
-
-def rejected_rows(counts: Counter[str]) -> list[dict[str, Any]]:
-    """Counts by reason code as the ledger's column has them."""
-    return [{"error": error, "num_images": number} for error, number in sorted(counts.items())]

@@ -31,6 +31,8 @@ def test_tables_as_promised(shards, undisturbed):
     assert len(set(labels(undisturbed).values())) >= 5  # untrained weights tell photographs apart
     run, = pq.read_table(undisturbed / "runs", partitioning=None).to_pylist()
     assert (run["status"], run["num_committed"], run["num_images"], run["num_rejected"]) == ("done", 5, 45, 0)
+    assert sum(run["confidence"]) == sum(entry["num_images"] for entry in run["labels"]) == 45
+    assert run["gpu_s"] == 0 and 0 < run["cpu_s"] < 2 * os.cpu_count() * run["seconds"]
     assert pq.read_table(undisturbed / "shards", partitioning=None)["num_images"].to_pylist() == [9] * 5
     digest(shards, undisturbed)
 
@@ -93,6 +95,13 @@ def test_killed_at_any_moment_the_next_run_completes(shards, undisturbed, tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (output / "_staging").exists()
     assert digest(shards, output) == digest(shards, undisturbed) and labels(output) == labels(undisturbed)
+    killed, after = pq.read_table(output / "runs", partitioning=None).sort_by("run_id").to_pylist()
+    assert (killed["status"], after["status"]) == ("killed", "done") and killed["seconds"] is None
+    assert killed["num_committed"] + after["num_committed"] == 5 and killed["num_images"] + after["num_images"] == 45
+    rows = pq.read_table(output / "shards", partitioning=None).to_pylist()  # those of the killed run, found by the next
+    assert sorted(row["shard"] for row in rows if row["status"] == "committed") == [
+        "a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar"]
+    assert {row["run_id"] for row in rows} == {killed["run_id"], after["run_id"]}
 
 
 @pytest.mark.s3

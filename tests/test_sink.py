@@ -36,7 +36,7 @@ def test_one_piece_is_committed_at_once_with_its_footer(tmp_path):
     footer = pq.read_metadata(path).metadata
     assert {key: footer[key] for key in footer if key != b"ARROW:schema"} == {
         b"source_uri": SOURCE.uri.encode(), b"source_size": b"10240", b"source_etag": b"e1",
-        b"model_id": b"inception_v4-00000000", b"num_rows": b"4", b"num_rejected": b"1"}
+        b"model_id": b"inception_v4-00000000", b"run_id": b"r1", b"num_rows": b"4", b"num_rejected": b"1"}
     assert pq.read_table(path, partitioning=None).schema.remove_metadata().equals(ROWS)
     assert not (tmp_path / "_staging").exists()
 

@@ -17,5 +17,6 @@ CREATE EXTERNAL TABLE runs (
     run_id string, status string, started_at timestamp, seconds double, input string, model_id string, device string,
     `precision` string, hardware string, versions string, config string, num_skipped bigint, num_committed bigint,
     num_failed bigint, num_images bigint, num_rejected bigint, rejected array<struct<error:string,num_images:bigint>>,
-    images_per_s double)
+    labels array<struct<label_id:smallint,num_images:bigint>>, confidence array<bigint>, images_per_s double, cpu_s double,
+    gpu_s double)
 STORED AS PARQUET LOCATION 's3://BUCKET/TABLES/runs/';

@@ -49,5 +49,5 @@ WHERE error IS NULL AND prob < 0.5 ORDER BY prob, shard, index LIMIT 20;
 
 -- throughput: what each night did.
 SELECT to_date(started_at) AS night, count(*) AS runs, sum(num_images) AS images, sum(num_failed) AS failed,
-       round(sum(num_images) / sum(seconds), 1) AS images_per_s
+       round(sum(num_images) FILTER (WHERE seconds IS NOT NULL) / sum(seconds), 1) AS images_per_s
 FROM runs GROUP BY to_date(started_at) ORDER BY night;

@@ -45,5 +45,5 @@ WHERE error IS NULL AND prob < 0.5 ORDER BY labels.prob, shard, "index" LIMIT 20
 
 -- throughput: what each night did.
 SELECT CAST(started_at AS DATE) AS night, count(*) AS runs, sum(num_images) AS images, sum(num_failed) AS failed,
-       round(sum(num_images) / sum(seconds), 1) AS images_per_s
+       round(sum(num_images) FILTER (WHERE seconds IS NOT NULL) / sum(seconds), 1) AS images_per_s
 FROM runs GROUP BY CAST(started_at AS DATE) ORDER BY night;

@@ -1,0 +1,68 @@
+"""The runs before this one: which of them died, what they left, and which last labelled something.
+
+In: the `runs` and `shards` tables, and what finished files say that the ledger does not know. Out: those tables put right.
+Only the holder of the output's lease may do so: without it, a run that seems dead may be at work.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import ledger, storage
+from pipeline.counts import Counts
+
+RUNS_BACK = 50  # looked through for one that labelled something
+
+
+def adopt(output: str, model_id: str, footers: pa.Table, run_id: str) -> None:
+    """Write the ledger's rows for files whose run was killed before it could.
+
+    Their seconds are not known; `labelled_at` is when their run began.
+    """
+    rows = sorted((row for row in footers.to_pylist() if row["run_id"]), key=itemgetter("run_id"))
+    for author, of_run in groupby(rows, itemgetter("run_id")):
+        entries = [row | {"shard": row["file"].removesuffix(".parquet"), "model_id": model_id, "status": "committed",
+                          "labelled_at": _begun(author)} for row in of_run]
+        ledger.write(output, "shards", f"{author}-found-by-{run_id}", entries, ledger.SHARDS)
+
+
+def bury(output: str, run_id: str) -> None:
+    """Runs that never ended were killed: their row says so, and counts the shards that the ledger has of them."""
+    for row in _newest_first(output, run_id):
+        if row["status"] != "running":
+            return
+        shards = ledger.read_shards(output, row["run_id"])
+        committed = [shard for shard in shards if shard["status"] == "committed"]
+        counts = Counts(sum(shard["num_images"] for shard in committed)).columns() | {"labels": None, "confidence": None}
+        for shard in committed:
+            counts["num_rejected"] += shard["num_rejected"]
+        row |= counts | {"status": "killed", "num_committed": len(committed), "num_failed": len(shards) - len(committed),
+                         "rejected": None, "seconds": None, "images_per_s": None, "cpu_s": None, "gpu_s": None}
+        ledger.write(output, "runs", row["run_id"], [row], ledger.RUNS)
+
+
+def before(output: str, run_id: str) -> dict[str, Any] | None:
+    """The row of the last run that labelled something and ended, if it is not too many runs ago."""
+    for _, row in zip(range(RUNS_BACK), _newest_first(output, run_id), strict=False):
+        if row["num_images"] and row.get("labels"):
+            return row
+    return None
+
+
+def _newest_first(output: str, run_id: str) -> Iterator[dict[str, Any]]:
+    for path in sorted(ledger.list_table(output, "runs"), reverse=True):
+        if path < f"{run_id}.parquet":
+            uri = storage.join(output, "runs", path)
+            yield from pq.read_table(io.BytesIO(storage.read_bytes(uri))).to_pylist()
+
+
+def _begun(run_id: str) -> datetime:
+    return datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
