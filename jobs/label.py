@@ -13,7 +13,7 @@ import signal
 import sys
 
 from pipeline.config import UserError, canonical_uri, parse_config
-from pipeline.output import labels_folder
+from pipeline.output import labels_folder, report_uri
 from pipeline.run import label
 from pipeline.tally import Summary
 
@@ -57,15 +57,11 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
         print(f"failed    {shard}: {reason}")
     if summary.unrecorded:
         print(f"failed    the record of this run could not be written: {summary.unrecorded}")
-    if summary.num_orphans:
-        print(f"note      {summary.num_orphans:,} tables are of shards that are no longer in the input")
-    if summary.meaningless:
-        print("note      these weights are untrained: the labels mean nothing")
-    if summary.are_crumbs:
-        print(f"note      the tables have {summary.counts.num_images // summary.num_committed} rows on average, which is slow to query: "
-              "jobs/pack.py makes larger shards")
+    for note in summary.notes:
+        print(f"note      {note}")
     tables = labels_folder(output, summary.model_id)
     print(f"tables    {tables}")
+    print(f"report    {report_uri(output, summary.run_id)}")
     print(f"duckdb    SELECT label, count(*) AS images FROM '{tables}/**/*.parquet' GROUP BY ALL ORDER BY images DESC;")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from pipeline.counts import CONFIDENCE, LABELS, REJECTED
+from pipeline.gallery import PICTURES
 from pipeline.table import ROWS, SAMPLES
 
 BATCH = pa.schema([
@@ -30,8 +31,11 @@ LABELLED = pa.schema([
     *(field for field in BATCH if field.name not in ("samples", "pixels")),
     ("label_s", pa.float64()),   # in which the labeller was busy with it, and not with the batch before
     ("precision", pa.string()),  # that the network ran in
+    ("pictures", PICTURES),      # of a few of these images
     ("rows", pa.list_(pa.struct(list(ROWS)))),
 ])
+
+_EXAMPLE = pa.struct([ROWS.field(name) for name in ("error", "shard", "index", "key")])
 
 REPORT = pa.schema([
     *(field for field in LABELLED if field.name != "rows"),
@@ -40,6 +44,7 @@ REPORT = pa.schema([
     ("rejected", REJECTED),
     ("labels", LABELS),
     ("confidence", CONFIDENCE),
+    ("examples", pa.list_(_EXAMPLE)),  # the first of the batch's images rejected for each reason
     ("file_size", pa.int64()),   # of the committed file, if this batch completed its shard; else null
     ("file_etag", pa.string()),
 ])

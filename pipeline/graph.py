@@ -25,6 +25,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
 from pipeline.batches import LABELLED, samples_of
 from pipeline.config import Config, canonical_uri
+from pipeline.gallery import Gallery, pictures
 from pipeline.image_files import GROUPS
 from pipeline.inputs import Inputs
 from pipeline.reader import IMAGE_BYTES, Reader, pixels_of
@@ -102,14 +103,14 @@ class LabelStage:
         self.labels = pa.array(labels)
         self.broken = False
         self.busy = _BusyTime()
+        self.gallery = Gallery()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.broken:
             os._exit(1)  # after an error of the network or its device no result can be trusted; Ray starts another
         self.busy.begin()
         pixels_NHWC = pixels_of(batch)
-        made = ROWS.empty_table()
-        values: dict[str, Any] = {}
+        made, values = ROWS.empty_table(), {}
         if len(pixels_NHWC):
             try:
                 made = rows(samples_of(batch), *self.labeller(pixels_NHWC), self.labels)
@@ -119,6 +120,7 @@ class LabelStage:
         struct = pa.StructArray.from_arrays([column.combine_chunks() for column in made.columns], fields=list(ROWS))
         offsets = pa.array(np.array([0, made.num_rows], np.int32))
         values |= {"label_s": pa.array([self.busy.end()]), "precision": pa.array([self.labeller.precision]),
+                   "pictures": pictures(made, pixels_NHWC, self.gallery),
                    "rows": pa.ListArray.from_arrays(offsets, struct, type=LABELLED.field("rows").type)}
         return pa.table([values[name] if name in values else batch[name] for name in LABELLED.names], schema=LABELLED)
 

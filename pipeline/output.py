@@ -23,6 +23,11 @@ def labels_folder(output: str, model_id: str) -> str:
     return storage.join(output, "labels", f"model={model_id}")
 
 
+def report_uri(output: str, run_id: str) -> str:
+    """Where the report of a run is."""
+    return storage.join(output, "reports", run_id + ".html")
+
+
 def labels_uri(output: str, model_id: str, shard: str) -> str:
     """The one file of a shard: its own path, mirrored, and `.parquet` behind it. Raises OSError for a path with `..`."""
     if not {"", ".", ".."}.isdisjoint(shard.split("/")):

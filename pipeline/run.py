@@ -23,7 +23,7 @@ from typing import Any, TextIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import catalog, history, inputs, ledger, output, storage, weights
+from pipeline import catalog, history, inputs, ledger, output, report, storage, weights
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError, canonical_uri
 from pipeline.lease import Lease, held
@@ -67,7 +67,7 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
                 _execute(config, chosen, classes, made.pending, summary, lease, stream)
         finally:
             summary.seconds = time.monotonic() - begun
-            _record(config, summary, lease, started_at)
+            _record(config, summary, lease, started_at, classes)
     return summary
 
 
@@ -184,14 +184,17 @@ def _begin(config: Config, summary: Summary, lease: Lease | None, started_at: da
         raise storage.explain("output", config.output, error) from error
 
 
-def _record(config: Config, summary: Summary, lease: Lease | None, started_at: datetime) -> None:
-    """The run's row, whatever way the run ends; and its staging removed, with a lease that of dead runs too."""
+def _record(config: Config, summary: Summary, lease: Lease | None, started_at: datetime, classes: pa.Table) -> None:
+    """The run's row and its report, whatever way the run ends; and its staging removed, with a lease that of dead runs too."""
     broken = sys.exc_info()[0] is not None or summary.failed or summary.unrecorded
     try:
         whole = lease is not None and lease.lost is None
         storage.remove(storage.join(config.output, "_staging", *([] if whole else [summary.run_id])))
         row = _run_row(config, summary, "failed" if broken else "done", started_at)
         ledger.write(config.output, "runs", summary.run_id, [row], ledger.RUNS)
+        page = report.page(row, summary.findings, summary.failed, classes["label"].to_pylist(),
+                           history.before(config.output, summary.run_id), summary.notes)
+        storage.put_whole(output.report_uri(config.output, summary.run_id), page.encode())
     except Exception as error:  # noqa: BLE001  # each store has its own exceptions
         summary.unrecorded = told(error)
 

@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,8 +101,15 @@ class Committer:
                 committed = self.sink.write(source, made, row["first"], row["end"])
             except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
                 row |= {"failure": told(error), "passing": may_pass(error)}
-        row |= Counts.of(made).columns() | {"file_size": committed and committed.size, "file_etag": committed and committed.etag}
+        row |= Counts.of(made).columns() | {"examples": _examples(made), "file_size": committed and committed.size,
+                                            "file_etag": committed and committed.etag}
         return pa.Table.from_pylist([row], schema=REPORT)
+
+
+def _examples(rows: pa.Table) -> list[dict[str, Any]]:
+    """The first row of each reason code."""
+    rejected = rows.select(["error", "shard", "index", "key"]).filter(rows["error"].is_valid())
+    return list({row["error"]: row for row in reversed(rejected.to_pylist())}.values())
 
 
 def encode(pieces: Iterable[pa.Table], embeddings: str, footer: dict[str, str] | None = None) -> bytes:

@@ -133,7 +133,8 @@ def put_whole(uri: str, data: bytes) -> None:
     elif not is_s3(uri):
         retrying(lambda: fs.pipe_file(path, data))
     elif len(data) < ONE_PUT_BYTES:
-        retrying(lambda: fs.pipe_file(path, data, chunksize=ONE_PUT_BYTES))
+        kind = {"ContentType": "text/html; charset=utf-8"} if uri.endswith(".html") else {}  # or browsers save it
+        retrying(lambda: fs.pipe_file(path, data, chunksize=ONE_PUT_BYTES, **kind))
     else:
         raise OSError(f"{len(data):,} bytes are more than S3 takes in one put; make the shard smaller")
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline import ledger, storage
 from pipeline.counts import COUNTED_COLUMNS, Counts
+from pipeline.findings import Findings
 from pipeline.output import labels_uri
 from pipeline.retry import told
 
@@ -32,7 +33,8 @@ DIED = "the process that read or labelled it died, or its node did"
 class Summary:
     """`failed`: reason by shard. `counts`: of the committed images. `cpu_s`, `gpu_s`: spent, whatever came of it.
 
-    `unrecorded`: why the run's row or its shards' rows are missing from the ledger, if they are.
+    `unrecorded`: why the run's row, its shards' rows or its report are missing, if they are. `findings`: what is worth
+    showing of it.
     """
 
     run_id: str
@@ -53,11 +55,20 @@ class Summary:
     precision: str = ""
     hardware: str = ""
     unrecorded: str = ""
+    findings: Findings = field(default_factory=Findings)
 
     @property
-    def are_crumbs(self) -> bool:
-        """Several tables, of so few rows on average that opening them costs a query more than reading them."""
-        return self.num_committed > 1 and self.counts.num_images < FEW_ROWS * self.num_committed
+    def notes(self) -> list[str]:
+        """What the user should know, a sentence each."""
+        told = []
+        if self.num_orphans:
+            told.append(f"{self.num_orphans:,} tables are of shards that are no longer in the input")
+        if self.meaningless:
+            told.append("these weights are untrained: the labels mean nothing")
+        if self.num_committed > 1 and self.counts.num_images < FEW_ROWS * self.num_committed:  # opening costs more than reading
+            told.append(f"the tables have {self.counts.num_images // self.num_committed} rows on average, which is slow to query: "
+                        "jobs/pack.py makes larger shards")
+        return told
 
     def exit_code(self, max_rejected: float) -> int:
         """0 done, 1 a shard failed, 3 more rejected than allowed."""
@@ -76,6 +87,7 @@ class Tally:
     def __init__(self, output: str, summary: Summary, label_cpus: float, label_gpus: float) -> None:
         self.output, self.summary = output, summary
         self.label_cpus, self.label_gpus = label_cpus, label_gpus
+        self.begun = time.monotonic()
         self.open: dict[tuple[str, str], dict[str, Any]] = {}  # by shard and version: something was reported, not all
         self.ended: set[str] = set()
         self.failures: dict[str, str] = {}  # that may pass, of shards that are not ended
@@ -85,6 +97,7 @@ class Tally:
 
     def add(self, report: dict[str, Any]) -> None:
         """Count one report of a batch."""
+        self.summary.findings.add(report, time.monotonic() - self.begun)
         shard, key = report["shard"], (report["shard"], report["etag"])
         self.summary.cpu_s += report["decode_s"] + report["label_s"] * self.label_cpus
         self.summary.gpu_s += report["label_s"] * self.label_gpus
@@ -156,8 +169,9 @@ class Tally:
             self.summary.counts.add(row["counts"])
         else:
             self.summary.failed[row["shard"]] = failure
-        self.rows.append({**row, **row["counts"].columns(), "status": status, "failure": failure,
-                          "labelled_at": datetime.now(UTC)})
+        ended = {**row, **row["counts"].columns(), "status": status, "failure": failure, "labelled_at": datetime.now(UTC)}
+        self.summary.findings.add_shard(ended)
+        self.rows.append(ended)
 
     def _flush(self) -> None:
         self.flushed = time.monotonic()
