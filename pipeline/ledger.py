@@ -77,7 +77,7 @@ FOOTERS = pa.schema([*FINISHED, ("run_id", pa.string()), ("source_uri", pa.strin
 
 
 def write(output: str, table: str, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """Put rows of `SHARDS` or `RUNS` as `<output>/<table>/<name>.parquet`."""
+    """Put rows of a schema (`SHARDS`, `RUNS`) as `<output>/<table>/<name>.parquet`."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
     storage.put_whole(storage.join(output, table, name + ".parquet"), buffer.getvalue())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bench import gpu, measure, plan
+from pipeline.bench import gpu, measure, plan, sql
 from pipeline.bench.photos import PER_SHARD, photographs, write_shards
 from pipeline.config import UserError
 from tests.conftest import job
@@ -65,6 +65,13 @@ def test_planning_over_a_store_of_pages() -> None:
     with plan._store(3000) as port:
         run = plan._run(3000, port)  # raises unless the 30 new shards are found
     assert run.seconds > 0 and run.peak_bytes > 2**20
+
+
+def test_the_sql_part_asks_real_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("NUM_ROWS", 2000), ("MANY_ROWS", 10_000), ("ROWS_A_TABLE", (20, 1000))):
+        monkeypatch.setattr(sql, name, value)
+    ratios = sql.measure(measure.Setting([], str(tmp_path), 1)).ratios
+    assert ratios["sql_labels_20_over_1000"] > 1 and ratios["neighbours_1e6_s"] > 0 and not list(tmp_path.iterdir())
 
 
 def test_the_gpu_part_measures_what_it_says() -> None:

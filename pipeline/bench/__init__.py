@@ -1,6 +1,6 @@
 """The benchmark: every rival in the same run, ratios rather than rates, start-up apart from steady state.
 
-One file a part (`decode`, `model`, `feed`, `job`, `plan`, `gpu`); each takes a `Setting` and returns a `Part`.
+One file a part (`decode`, `model`, `feed`, `job`, `plan`, `sql`, `gpu`); each takes a `Setting` and returns a `Part`.
 Rivals are installed by `make bench` and are no dependency of the library.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.bench.measure import Setting
 
-PARTS = ("decode", "model", "feed", "job", "plan", "gpu")
+PARTS = ("decode", "model", "feed", "job", "plan", "sql", "gpu")
 
 
 def run(parts: list[str], setting: Setting) -> dict[str, Any]:
