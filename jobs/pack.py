@@ -2,6 +2,8 @@
 """Pack a folder of images into WebDataset tar shards that jobs/label.py reads.
 
   jobs/pack.py --input photos/ --output shards/
+
+A run that was ended is completed by the next. Two shards are in memory at a time.
 """
 
 import argparse
@@ -26,7 +28,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{packed.num_images:,} images in {packed.num_shards:,} shards at {options.output}"
-          f" ({packed.num_ignored:,} other files ignored)")
+          f" ({packed.num_kept:,} of them were there before; {packed.num_ignored:,} files are no images)")
     return 0
 
 

@@ -3,79 +3,151 @@
 In: a local folder or any fsspec URI, searched for images recursively. Out: `<output>/<prefix>-00000.tar`, …, the same
 bytes whenever the folder is the same. The key of an image is its path without the suffix; dots in its base name become
 `_`, since a key ends at the first dot, and two images that would share a key get `_2`, `_3`, … behind it.
+A shard says in its first header which versions of which files it holds, so one that is there already is not made again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TextIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.config import UserError, canonical_uri, check_uri
-from pipeline.listing import each, list_files
+from pipeline.image_files import read_files
+from pipeline.listing import list_files
+from pipeline.retry import Replaced, told
 from pipeline.shards import IMAGE_SUFFIXES
-from pipeline.storage import File
+
+SHARDS_AT_ONCE = 2  # that are in memory; of each, some files are read at once
+SHARD_BYTES = 2**30  # a shard ends here, even if it has fewer images than asked for
+TELL_EVERY_S = 10.0
 
 
 @dataclass
 class Packed:
-    """What was packed: shards written, images in them, and files that are no images."""
+    """What there is now: shards, images in them, shards that were there before, and files that are no images."""
 
     num_shards: int = 0
     num_images: int = 0
+    num_kept: int = 0
     num_ignored: int = 0
 
 
-def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str) -> Packed:
-    """Write the shards; each is put whole.
+def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, stream: TextIO = sys.stderr) -> Packed:
+    """Write the shards that are not there yet; each is put whole.
 
     Raises:
-        UserError: the folder does not exist or holds no image.
+        UserError: the folder does not exist or holds no image, or one of them was changed or removed since it was listed;
+            the output has shards of a larger folder.
     """
     check_uri("input", input_uri)
     check_uri("output", output_uri)
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     storage.check_output(output_uri)
-    try:
-        files = list(each(list_files(input_uri).sort_by("path")))
-    except Exception as error:  # each store has its own exceptions
-        raise storage.explain("input", input_uri, error) from error
-    images = [file for file in files if file.path.lower().endswith(IMAGE_SUFFIXES)]
-    if not images:
+    files = _listed("input", input_uri)
+    images = files.filter(pc.match_substring_regex(pc.utf8_lower(files["path"]), f"({'|'.join(IMAGE_SUFFIXES)})$".replace(".", r"\.")))
+    if not len(images):
         raise UserError(f"--input {input_uri} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    packed = Packed(num_ignored=len(files) - len(images))
-    members = list(_named(images))
-    for first in range(0, len(members), images_per_shard):
-        name = f"{prefix}-{packed.num_shards:05}.tar"
-        data = _tar(input_uri, members[first : first + images_per_shard])
-        storage.put_whole(storage.join(output_uri, name), data)
-        packed.num_shards += 1
-    packed.num_images = len(members)
+    images = images.append_column("member", pa.array(_members(images["path"].to_pylist()))).combine_chunks()
+    bounds = list(_bounds(images["size"].to_pylist(), images_per_shard))
+    names = [f"{prefix}-{number:05}.tar" for number in range(len(bounds))]
+    there = _listed("output", output_uri)["path"].to_pylist()
+    surplus = sorted(name for name in there if name.startswith(f"{prefix}-") and name.endswith(".tar") and name not in set(names))
+    if surplus:
+        raise UserError(f"--output {output_uri} has {surplus[0]}, which this folder does not fill ({len(names)} shards): its images "
+                        "might be there twice; remove it, or choose another --output or --prefix.")
+    packed, told_at, known = Packed(num_ignored=len(files) - len(images)), time.monotonic(), set(there)
+
+    def write(name: str, start: int, stop: int) -> bool:
+        return _write(input_uri, storage.join(output_uri, name), images.slice(start, stop - start), name in known)
+
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
+        coming = [pool.submit(write, name, *bound) for name, bound in zip(names, bounds, strict=True)]
+        try:
+            for (start, stop), made in zip(bounds, coming, strict=True):
+                packed.num_kept += not made.result()
+                packed.num_shards += 1
+                packed.num_images += stop - start
+                if time.monotonic() - told_at > TELL_EVERY_S:
+                    told_at = time.monotonic()
+                    stream.write(f"{packed.num_images:,} of {len(images):,} images, {packed.num_shards:,} of {len(names):,} shards\n")
+        except (Replaced, FileNotFoundError) as error:
+            raise UserError(f"--input {input_uri}: {told(error)}; run it again, what is packed is kept.") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
     return packed
 
 
-def _named(images: list[File]) -> Iterator[tuple[str, File]]:
-    """Member names whose keys differ, each with its file."""
+def _listed(flag: str, uri: str) -> pa.Table:
+    try:
+        return list_files(uri).sort_by("path")
+    except FileNotFoundError:
+        if flag == "output":
+            return pa.table({"path": pa.array([], pa.string())})
+        raise storage.explain(flag, uri, FileNotFoundError()) from None
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain(flag, uri, error) from error
+
+
+def _members(paths: list[str]) -> Iterator[str]:
+    """Member names whose keys differ, one for each path."""
     taken: set[str] = set()
-    for image in images:
-        stem, suffix = image.path.rsplit(".", 1)
+    for path in paths:
+        stem, suffix = path.rsplit(".", 1)
         folder, slash, base = stem.rpartition("/")
         wanted = folder + slash + (base.lstrip(".").replace(".", "_") or "_")
         key, number = wanted, 2
         while key in taken:
             key, number = f"{wanted}_{number}", number + 1
         taken.add(key)
-        yield f"{key}.{suffix.lower()}", image
+        yield f"{key}.{suffix.lower()}"
 
 
-def _tar(input_uri: str, members: list[tuple[str, File]]) -> bytes:
+def _bounds(sizes: list[int], images_per_shard: int) -> Iterator[tuple[int, int]]:
+    """First image of each shard, and the one behind its last."""
+    start, held = 0, 0
+    for at, size in enumerate(sizes):
+        if at - start == images_per_shard or at > start and held + size > SHARD_BYTES:
+            yield start, at
+            start, held = at, 0
+        held += size
+    yield start, len(sizes)
+
+
+def _write(input_uri: str, uri: str, images: pa.Table, is_there: bool) -> bool:
+    """Make a shard, unless the one that is there holds these very images; whether it was made."""
+    rows = images.to_pylist()
+    version = hashlib.sha256("".join(f"{row['member']}\0{row['size']}\0{row['etag']}\n" for row in rows).encode()).hexdigest()
+    if is_there and _version(uri) == version:
+        return False
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, image in members:
-            data = storage.read_bytes(storage.child(input_uri, image.path))
-            info = tarfile.TarInfo(name)  # no time, no owner: the same images make the same bytes
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": version}) as tar:
+        for row, sample in zip(rows, read_files(input_uri, rows, SHARD_BYTES), strict=True):
+            if sample.error:
+                raise UserError(f"--input: {row['path']} has {row['size']:,} bytes, which is more than an image should have.")
+            info = tarfile.TarInfo(row["member"])  # no time, no owner: the same images make the same bytes
+            info.size = len(sample.encoded)
+            tar.addfile(info, io.BytesIO(sample.encoded))
+    storage.put_whole(uri, buffer.getvalue())
+    return True
+
+
+def _version(uri: str) -> str | None:
+    """What a shard's first header says it holds."""
+    with storage.open_read(uri) as (file, _):
+        start = io.BytesIO(file.read(2**16))
+    try:
+        with tarfile.open(fileobj=start, mode="r:") as tar:
+            return tar.pax_headers.get("comment")
+    except tarfile.TarError:
+        return None

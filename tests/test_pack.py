@@ -23,8 +23,22 @@ def test_every_image_has_a_key_of_its_own(tmp_path):
         name for name in ("b/x.jpg", "b/x.PNG", "a.1.jpg", "a.2.jpg", "a_1.gif", ".hidden.jpg", "x.y/z.webp"))
     assert found["p-00001.tar", "b/x_2"] == "b/x.jpg"
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    pack(str(images), str(tmp_path / "out"), 3, "p")
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert pack(str(images), str(tmp_path / "out"), 3, "p").num_kept == 3
+    (tmp_path / "out/p-00000.tar").write_bytes(b"other")
+    (images / "x.y/z.webp").write_bytes(b"changed!!!!")
+    assert pack(str(images), str(tmp_path / "out"), 3, "p").num_kept == 1
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert {name: after[name] == data for name, data in before.items()} == {
+        "p-00000.tar": True, "p-00001.tar": True, "p-00002.tar": False}
+    with pytest.raises(UserError, match="p-00002.tar, which this folder does not fill"):
+        pack(str(images), str(tmp_path / "out"), 4, "p")
+
+
+def test_a_shard_ends_before_it_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.pack.SHARD_BYTES", 10)
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / name).write_bytes(b"12345")
+    assert pack(str(tmp_path), str(tmp_path / "out"), 3, "p").num_shards == 2
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
