@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import Config
-from pipeline.graph import MOST_TASKS, SINK_CPUS, TASK_BYTES, TASKS_EACH, LabelStage, choose_pools, tasks
+from pipeline.gallery import Gallery
+from pipeline.graph import MOST_TASKS, SINK_CPUS, TASK_BYTES, TASKS_EACH, LabelStage, _BusyTime, choose_pools, tasks
 from pipeline.reader import Reader
 from tests.test_reader import LIMITS, png
 from tests.test_shards import make_tar
@@ -66,6 +67,7 @@ def test_after_an_error_of_the_network_its_process_ends(tmp_path, monkeypatch):
 
     stage = object.__new__(LabelStage)
     stage.labeller, stage.labels, stage.broken = Broken(), pa.array(["crane"]), False
+    stage.busy, stage.gallery = _BusyTime(), Gallery()
     labelled = stage(first)
     assert labelled["failure"][0].as_py().startswith("RuntimeError: CUDA error") and labelled["passing"][0].as_py()
     assert len(labelled["rows"][0].as_py()) == 0
