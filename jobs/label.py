@@ -14,6 +14,7 @@ import sys
 
 from pipeline.config import UserError, canonical_uri, parse_config
 from pipeline.output import labels_folder, report_uri
+from pipeline.report import duration
 from pipeline.run import label
 from pipeline.tally import Summary
 
@@ -42,6 +43,8 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
     if dry_run:
         print(f"would label {summary.num_pending:,} shards ({summary.pending_bytes / 1e6:,.1f} MB) with "
               f"{summary.model_id}; {summary.num_skipped:,} are done already")
+        if summary.expected_s is not None:
+            print(f"it may take {duration(summary.expected_s)}, if it goes as fast as the run before")
         return
     if not summary.num_pending:
         print(f"nothing to do: all {summary.num_skipped:,} shards are labelled by {summary.model_id}")

@@ -49,6 +49,8 @@ class Config:
     format: str = _option("what the input is made of; auto takes a CSV for a manifest, and of a folder the tars if there "
                           "are any, else Parquet files, else loose images", "auto",
                           choices=("auto", "tar", "parquet", "images", "manifest"))
+    partition: str | None = _option("only shards below this folder of the input, such as dt=2026-11-24: nothing else is listed "
+                                    "(default: all)", None, metavar="FOLDER")
     image_column: str | None = _option("the column of Parquet files with the encoded images, bytes or Hugging Face's struct of "
                                        "bytes and path (default: the only one that fits)", None, metavar="NAME")
     key_column: str | None = _option("the column of Parquet files with the images' keys (default: key or __key__, else the "
@@ -78,7 +80,10 @@ class Config:
                                      "cannot read it; false leaves the column out", "float32",
                                      choices=("float32", "float16", "false"))
     lease: bool = _option("refuse to run while another run writes to the output (default: on)", True)
-    dry_run: bool = _option("say what would be labelled, and stop", False)
+    run_name: str | None = _option("a name from the schedule, such as night-2026-11-24; the run id is the time and this "
+                                   "(default: six random digits)", None, metavar="NAME")
+    keep_reports: int = _option("the newest so many reports are kept, older ones removed", 90, metavar="N")
+    dry_run: bool = _option("say what would be labelled and how long it may take, and stop", False)
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -88,11 +93,15 @@ class Config:
                 raise UserError(f"{flag(spec.name)} is {getattr(self, spec.name)!r}; "
                                 f"it takes one of {', '.join(choices)}.")
         for name in ("batch_size", "decoders", "decode_threads", "labellers", "max_image_pixels", "max_image_bytes",
-                     "max_shard_images"):
+                     "max_shard_images", "keep_reports"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{flag(name)} is {getattr(self, name)}; it must be at least 1.")
         if not 0 <= self.max_rejected <= 1:
             raise UserError(f"--max-rejected is {self.max_rejected}; it is a fraction from 0 to 1.")
+        if self.partition is not None and not {"", ".", ".."}.isdisjoint(self.partition.rstrip("/").split("/")):
+            raise UserError(f"--partition is {self.partition!r}; it is a folder relative to --input, such as dt=2026-11-24.")
+        if self.run_name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,63}", self.run_name):
+            raise UserError(f"--run-name is {self.run_name!r}; it takes up to 64 letters, digits and any of . _ = -")
         for name in ("input", "output", "weights", "classes"):
             check_uri(name, getattr(self, name))
         if canonical_uri(self.input) == canonical_uri(self.output):

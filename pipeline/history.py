@@ -57,6 +57,14 @@ def before(output: str, run_id: str) -> dict[str, Any] | None:
     return None
 
 
+def expected_s(output: str, run_id: str, pending_bytes: int) -> float | None:
+    """Seconds that so many bytes of shards may take, as fast as the run before; None if there is none to go by."""
+    row = before(output, run_id)
+    if row is None or not row["pending_bytes"] or row["status"] != "done":
+        return None
+    return float(row["seconds"] * pending_bytes / row["pending_bytes"])
+
+
 def _newest_first(output: str, run_id: str) -> Iterator[dict[str, Any]]:
     for path in sorted(ledger.list_table(output, "runs"), reverse=True):
         if path < f"{run_id}.parquet":

@@ -21,7 +21,7 @@ from pipeline.listing import FILES, list_files
 from pipeline.manifest import read_manifest
 from pipeline.parquet_shards import find_columns, read_rows
 from pipeline.shards import IMAGE_SUFFIXES, SHARD_NAME, Sample, ShardUnreadable, read_samples
-from pipeline.storage import File, child, open_read
+from pipeline.storage import File, child, join, open_read
 from pipeline.stream import open_random, open_stream
 
 NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$",
@@ -67,13 +67,19 @@ class Inputs:
                 yield read_samples(file, self.max_image_bytes, self.max_shard_images), version
 
 
-def find(uri: str, format: str = "auto") -> pa.Table:
-    """The shards of an input, in order of their paths: a table of `FILES`; of loose images and manifests of `GROUPS`.
+def find(uri: str, format: str = "auto", partition: str | None = None) -> pa.Table:
+    """The shards of an input, or of one folder of it, in order of their paths: a table of `FILES`; of loose images and manifests of `GROUPS`.
 
     Raises:
         FileNotFoundError: there is nothing at `uri`.
         PermissionError: the store refuses to list.
+        UserError: a folder of an input that is no shards: which images make a group depends on all of them.
     """
+    if partition is not None:
+        found = find(join(uri, partition), format)
+        if "members" in found.column_names:
+            raise UserError(f"--partition {partition}: it is for tar shards and Parquet files, and {uri} has loose images.")
+        return found.set_column(0, FILES.field("path"), pc.binary_join_element_wise(partition.strip("/"), found["path"], "/"))
     if format == "manifest" or format == "auto" and uri.lower().endswith(".csv"):
         return read_manifest(canonical_uri(uri))
     files = list_files(uri, times=True)

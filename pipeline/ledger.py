@@ -56,6 +56,7 @@ RUNS = pa.schema([  # one row a run
     ("hardware", pa.string()),
     ("versions", pa.string()),       # JSON
     ("config", pa.string()),         # JSON
+    ("pending_bytes", pa.int64()),   # of the shards that were to be labelled
     ("num_skipped", pa.int64()),     # shards that were done before
     ("num_committed", pa.int64()),
     ("num_failed", pa.int64()),
@@ -108,9 +109,14 @@ def list_table(output: str, table: str) -> list[str]:
     return [path for path in paths if path.endswith(".parquet")]
 
 
-def list_labels(output: str, model_id: str) -> pa.Table:
-    """The finished files of a model as a table of `FILES`, `path` relative to `labels/model=<model_id>/`."""
-    files = _list(labels_folder(output, model_id))
+def list_labels(output: str, model_id: str, partition: str | None = None) -> pa.Table:
+    """The finished files of a model, or those of one folder, as a table of `FILES`, `path` relative to
+    `labels/model=<model_id>/`."""
+    folder = labels_folder(output, model_id)
+    files = _list(folder if partition is None else storage.join(folder, partition))
+    if partition is not None:
+        paths = pc.binary_join_element_wise(partition.strip("/"), files["path"], "/")
+        files = files.set_column(0, FILES.field("path"), paths)
     return files.filter(pc.match_substring_regex(files["path"], r"(^|/)[^./][^/]*\.parquet$"))
 
 

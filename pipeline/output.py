@@ -28,6 +28,13 @@ def report_uri(output: str, run_id: str) -> str:
     return storage.join(output, "reports", run_id + ".html")
 
 
+def remove_old_reports(output: str, keep: int) -> None:
+    """Leave the newest `keep` reports; their names begin with the time."""
+    folder = storage.join(output, "reports")
+    for path in sorted(list_files(folder)["path"].to_pylist())[:-keep]:
+        storage.remove(storage.join(folder, path))
+
+
 def labels_uri(output: str, model_id: str, shard: str) -> str:
     """The one file of a shard: its own path, mirrored, and `.parquet` behind it. Raises OSError for a path with `..`."""
     if not {"", ".", ".."}.isdisjoint(shard.split("/")):

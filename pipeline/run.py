@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,6 +32,9 @@ from pipeline.retry import told
 from pipeline.sink import Sink
 from pipeline.tally import Summary, Tally
 from pipeline.weights import Weights
+
+if TYPE_CHECKING:
+    from pipeline.metrics import Metrics
 
 ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never passes is the next run's
 
@@ -49,7 +52,7 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
         UserError: what the user can mend, before anything is labelled.
     """
     begun, started_at = time.monotonic(), datetime.now(UTC)
-    run_id = f"{started_at:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    run_id = f"{started_at:%Y%m%dT%H%M%S}-{config.run_name or secrets.token_hex(3)}"
     chosen = weights.identify(config.weights)
     classes = load_classes(config.classes)
     found = _inputs(config)
@@ -59,6 +62,7 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
                           pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless)
         if config.dry_run:
+            summary.expected_s = history.expected_s(config.output, run_id, summary.pending_bytes)
             return summary
         output.claim(config, chosen.model_id, classes)
         try:
@@ -74,7 +78,7 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
 def _inputs(config: Config) -> pa.Table:
     """The shards under the input."""
     try:
-        found = inputs.find(config.input, config.format)
+        found = inputs.find(config.input, config.format, config.partition)
         inputs.check(config, found)
     except UserError:
         raise
@@ -87,7 +91,7 @@ def _plan(config: Config, chosen: Weights, found: pa.Table) -> tuple[catalog.Pla
     """List the output, and compare; and what the footers said of files that the ledger did not know."""
     try:
         output.check_root(config)
-        outputs = ledger.list_labels(config.output, chosen.model_id)
+        outputs = ledger.list_labels(config.output, chosen.model_id, config.partition)
         finished = ledger.read_finished(config.output, chosen.model_id)
         unknown = catalog.unknown(outputs, finished)
         footers = ledger.read_footers(config.output, chosen.model_id, unknown)
@@ -115,6 +119,7 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
         state = loading.result()
     from pipeline import graph
     from pipeline.labeller import check_classes, resolve_precision
+    from pipeline.metrics import Metrics
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
     check_classes(state, classes)
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -131,7 +136,8 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     del state
     begun = time.monotonic()
-    tally = Tally(config.output, summary, pools.label_threads if device == "cpu" else 0, pools.label_gpus)
+    metrics = Metrics(summary.run_id, pools.batch_size)
+    tally = Tally(config.output, summary, pools.label_threads if device == "cpu" else 0, pools.label_gpus, metrics.end)
     try:
         for attempt in range(1, ATTEMPTS + 1):
             left = pending.filter(pc.invert(pc.is_in(pending["path"], pa.array(sorted(tally.ended), pa.string()))))
@@ -141,7 +147,7 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
                 stream.write(f"attempt {attempt} of {ATTEMPTS} for {len(left):,} shards, one at a time\n")
                 pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0)
             dataset = graph.build(config, pools, left, sink, reference, classes["label"].to_pylist(), device)
-            _run_attempt(dataset, tally, lease, Progress(stream, len(left), pc.sum(left["size"]).as_py()))
+            _run_attempt(dataset, tally, metrics, lease, Progress(stream, len(left), pc.sum(left["size"]).as_py()))
             try:
                 tally.settle(left["path"].to_pylist(), last=attempt == ATTEMPTS)
             except Exception as error:  # noqa: BLE001  # each store has its own exceptions
@@ -155,12 +161,13 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
         summary.images_per_s = summary.counts.num_images / seconds
 
 
-def _run_attempt(dataset: Any, tally: Tally, lease: Lease | None, progress: Progress) -> None:
+def _run_attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, progress: Progress) -> None:
     """Label what the dataset holds, once. What a dead process had in hand is left out without a word."""
     try:
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for report in cast(pa.Table, block).to_pylist():
                 progress.add(report)
+                metrics.add(report)
                 tally.add(report)
             if lease:
                 lease.check()
@@ -195,6 +202,8 @@ def _record(config: Config, summary: Summary, lease: Lease | None, started_at: d
         page = report.page(row, summary.findings, summary.failed, classes["label"].to_pylist(),
                            history.before(config.output, summary.run_id), summary.notes)
         storage.put_whole(output.report_uri(config.output, summary.run_id), page.encode())
+        if whole:
+            output.remove_old_reports(config.output, config.keep_reports)
     except Exception as error:  # noqa: BLE001  # each store has its own exceptions
         summary.unrecorded = told(error)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -55,6 +56,7 @@ class Summary:
     precision: str = ""
     hardware: str = ""
     unrecorded: str = ""
+    expected_s: float | None = None  # of a dry run
     findings: Findings = field(default_factory=Findings)
 
     @property
@@ -82,10 +84,12 @@ class Tally:
 
     Args:
         label_cpus, label_gpus: that a labeller keeps busy.
+        on_end: told the status of each shard that ends.
     """
 
-    def __init__(self, output: str, summary: Summary, label_cpus: float, label_gpus: float) -> None:
-        self.output, self.summary = output, summary
+    def __init__(self, output: str, summary: Summary, label_cpus: float, label_gpus: float,
+                 on_end: Callable[[str], None]) -> None:
+        self.output, self.summary, self.on_end = output, summary, on_end
         self.label_cpus, self.label_gpus = label_cpus, label_gpus
         self.begun = time.monotonic()
         self.open: dict[tuple[str, str], dict[str, Any]] = {}  # by shard and version: something was reported, not all
@@ -171,6 +175,7 @@ class Tally:
             self.summary.failed[row["shard"]] = failure
         ended = {**row, **row["counts"].columns(), "status": status, "failure": failure, "labelled_at": datetime.now(UTC)}
         self.summary.findings.add_shard(ended)
+        self.on_end(status)
         self.rows.append(ended)
 
     def _flush(self) -> None:

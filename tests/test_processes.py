@@ -30,6 +30,7 @@ hashlib.sha256 = sha256
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 def test_an_image_that_kills_its_process_fails_its_shard_only(shards, photographs, tmp_path):
     mine = shutil.copytree(shards, tmp_path / "in")
     (mine / "bad.tar").write_bytes(make_tar(*photographs, ("z.jpg", dict(photographs)["china.jpg"] + POISON)))

@@ -18,7 +18,7 @@ def report(first: int, number: int, **changes: object) -> dict:
 
 @pytest.fixture
 def tally(tmp_path):
-    return Tally(str(tmp_path), Summary("r1", "inception_v4-00000000", 0, 1, 10, 0, False), 2, 0)
+    return Tally(str(tmp_path), Summary("r1", "inception_v4-00000000", 0, 1, 10, 0, False), 2, 0, lambda status: None)
 
 
 def ledger(tmp_path) -> list[dict]:

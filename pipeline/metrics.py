@@ -1,0 +1,53 @@
+"""What a run tells Prometheus while it lasts, through the metrics endpoint of Ray's node: `ray_label_…`, with its run_id.
+
+In: reports of batches, and shards that end. The driver tells all of it, from the same reports as the tables, so the totals
+are theirs. Counters count what was done, again where a shard was done again; `shards` counts those that ended, once.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+COUNTERS = {  # exported as ray_label_<name>_total
+    "images": "Images labelled or rejected",
+    "rejected": "Images rejected, by reason code",
+    "read_bytes": "Encoded bytes of images",
+    "decode_seconds": "Seconds of decode threads",
+    "network_seconds": "Seconds in which a labeller was busy",
+    "batch_slots": "Images that the batches had room for: images over slots is how full they were",
+    "shards": "Shards that ended, by status: committed or failed",
+}
+LAST_COMMIT = "label_last_commit_timestamp_seconds"
+_TAGS = {"rejected": ("error",), "shards": ("status",)}
+
+
+class Metrics:
+    """The series of one run. `batch_size`: images that a batch has room for."""
+
+    def __init__(self, run_id: str, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.counters = {name: Counter(f"label_{name}", told, ("run_id", *_TAGS.get(name, ())))
+                         for name, told in COUNTERS.items()}
+        self.last_commit = Gauge(LAST_COMMIT, "When a shard was last committed, or the run began", ("run_id",))
+        for metric in (*self.counters.values(), self.last_commit):
+            metric.set_default_tags({"run_id": run_id})
+        self.last_commit.set(time.time())
+
+    def add(self, report: dict[str, Any]) -> None:
+        """Tell what a batch reports."""
+        values = {"images": report["num_images"], "read_bytes": report["num_bytes"], "decode_seconds": report["decode_s"],
+                  "network_seconds": report["label_s"], "batch_slots": self.batch_size if report["num_images"] else 0}
+        for name, value in values.items():
+            if value:
+                self.counters[name].inc(value)
+        for entry in report["rejected"]:
+            self.counters["rejected"].inc(entry["num_images"], {"error": entry["error"]})
+
+    def end(self, status: str) -> None:
+        """Tell that a shard ended."""
+        self.counters["shards"].inc(1, {"status": status})
+        if status == "committed":
+            self.last_commit.set(time.time())

@@ -1,0 +1,56 @@
+"""Nights in a row: what is new or changed is labelled and nothing else, and what the schedule says is kept with the run."""
+
+import os
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import UserError, parse_config
+from tests.conftest import SEED, digest, job, labels
+from tests.test_reader import png
+from tests.test_shards import make_tar
+
+
+def night(folder, output, name, *more):
+    done = job("label", "--input", folder, "--output", output, *SEED, "--run-name", name, "--keep-reports", 1, *more)
+    return done, re.search(r"shards    (\d+) labelled, (\d+) skipped .*, (\d+) failed", done.stdout)
+
+
+@pytest.mark.cluster
+def test_two_nights(tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    for number in range(100):
+        day = folder / f"dt=2026-11-{23 if number < 50 else 24}"
+        day.mkdir(parents=True, exist_ok=True)
+        (day / f"{number:03}.tar").write_bytes(make_tar((f"{number}.png", png(number))))
+    assert "it may take" not in night(folder, output, "first", "--dry-run")[0].stdout
+    done, told = night(folder, output, "first", "--partition", "dt=2026-11-23")
+    assert done.returncode == 0 and told and told.groups() == ("50", "0", "0"), done.stdout + done.stderr
+    done, told = night(folder, output, "first")  # catches up
+    assert told and told.groups() == ("50", "50", "0") and "no longer" not in done.stdout
+    digest(folder, output)
+
+    for number in range(100, 110):  # 10 % new, 1 % changed, 1 % removed
+        (folder / "dt=2026-11-24" / f"{number}.tar").write_bytes(make_tar((f"{number}.png", png(number))))
+    (folder / "dt=2026-11-23/007.tar").write_bytes(make_tar(("7.png", png(7)), ("new.png", png(200))))
+    (folder / "dt=2026-11-24/099.tar").unlink()
+    dry = night(folder, output, "second", "--dry-run")[0].stdout
+    assert "would label 11 shards" in dry and re.search(r"it may take \d+\.\d s", dry)
+    before = labels(output)
+    done, told = night(folder, output, "second")
+    assert done.returncode == 0 and told and told.groups() == ("11", "98", "0")
+    assert "1 tables are of shards that are no longer in the input" in done.stdout
+    assert labels(output).items() > before.items() and len(labels(output)) == 111
+    runs = pq.read_table(output / "runs").sort_by("started_at").to_pylist()
+    assert [run["run_id"].partition("-")[2] for run in runs] == ["first", "first", "second"]
+    assert [(run["num_committed"], run["num_skipped"], run["status"]) for run in runs] == [
+        (50, 0, "done"), (50, 50, "done"), (11, 98, "done")]
+    assert [path.name for path in (output / "reports").iterdir()] == [runs[-1]["run_id"] + ".html"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--partition", "../other"), ("--partition", ""), ("--partition", "/abs"),
+                                               ("--run-name", "a/b"), ("--run-name", ""), ("--keep-reports", "0")])
+def test_mistakes_are_told(option, value):
+    with pytest.raises(UserError, match=option):
+        parse_config(["--input", "a", "--output", "b", f"{option}={value}"], os.environ, "")
