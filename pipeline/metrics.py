@@ -20,21 +20,25 @@ COUNTERS = {  # exported as ray_label_<name>_total
     "batch_slots": "Images that the batches had room for: images over slots is how full they were",
     "shards": "Shards that ended, by status: committed or failed",
 }
-LAST_COMMIT = "label_last_commit_timestamp_seconds"
+GAUGES = {  # exported as ray_label_<name>
+    "last_commit_timestamp_seconds": "When a shard was last committed, or the run began",
+    "shards_left": "Shards that have not ended yet; 0 says that the run is over",
+}
 _TAGS = {"rejected": ("error",), "shards": ("status",)}
 
 
 class Metrics:
-    """The series of one run. `batch_size`: images that a batch has room for."""
+    """The series of one run. `batch_size`: images that a batch has room for. `num_shards`: that are pending."""
 
-    def __init__(self, run_id: str, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, run_id: str, batch_size: int, num_shards: int) -> None:
+        self.batch_size, self.num_left = batch_size, num_shards
         self.counters = {name: Counter(f"label_{name}", told, ("run_id", *_TAGS.get(name, ())))
                          for name, told in COUNTERS.items()}
-        self.last_commit = Gauge(LAST_COMMIT, "When a shard was last committed, or the run began", ("run_id",))
-        for metric in (*self.counters.values(), self.last_commit):
+        self.gauges = {name: Gauge(f"label_{name}", told, ("run_id",)) for name, told in GAUGES.items()}
+        for metric in (*self.counters.values(), *self.gauges.values()):
             metric.set_default_tags({"run_id": run_id})
-        self.last_commit.set(time.time())
+        self.gauges["last_commit_timestamp_seconds"].set(time.time())
+        self.gauges["shards_left"].set(num_shards)
 
     def add(self, report: dict[str, Any]) -> None:
         """Tell what a batch reports."""
@@ -48,6 +52,8 @@ class Metrics:
 
     def end(self, status: str) -> None:
         """Tell that a shard ended."""
+        self.num_left -= 1
+        self.gauges["shards_left"].set(self.num_left)
         self.counters["shards"].inc(1, {"status": status})
         if status == "committed":
-            self.last_commit.set(time.time())
+            self.gauges["last_commit_timestamp_seconds"].set(time.time())

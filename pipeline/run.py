@@ -136,7 +136,7 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     del state
     begun = time.monotonic()
-    metrics = Metrics(summary.run_id, pools.batch_size)
+    metrics = Metrics(summary.run_id, pools.batch_size, len(pending))
     tally = Tally(config.output, summary, pools.label_threads if device == "cpu" else 0, pools.label_gpus, metrics.end)
     try:
         for attempt in range(1, ATTEMPTS + 1):

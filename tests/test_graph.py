@@ -20,7 +20,9 @@ def test_cpu_pools_fit_the_nodes(nodes):
     pools = choose_pools(Config(input="i", output="o"), nodes, 0, "cpu")
     used = pools.num_decoders * pools.decode_cpus + pools.num_labellers * pools.label_cpus + pools.num_labellers * SINK_CPUS
     assert used <= sum(nodes) and pools.label_cpus <= min(nodes) and pools.label_gpus == 0
-    assert pools.num_labellers == len(nodes) and pools.batch_size == 96
+    assert pools.num_labellers == sum(node // min(nodes) for node in nodes) and pools.batch_size == 96
+    assert all(node - parts * (pools.label_cpus + pools.decode_cpus + SINK_CPUS) < min(pools.label_cpus, pools.decode_cpus)
+               for node in nodes for parts in [node // min(nodes)])  # no room for one actor more
 
 
 @pytest.mark.parametrize(("nodes", "gpus"), [([16.0], 1), ([96.0, 96.0], 16), ([4.0], 1), ([10.0], 8)])

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -120,7 +122,7 @@ def test_the_same_over_s3(shards, undisturbed, s3):
 
 @pytest.mark.cluster
 def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
-    port, dashboard = free_ports(2)
+    port, dashboard, metrics = free_ports(3)
     environ = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "NO_PROXY": "127.0.0.1",
                             "RAY_TMPDIR": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     output = tmp_path / "out"
@@ -131,25 +133,46 @@ def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
 
     head = subprocess.Popen(["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
                              "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2",
-                             f"--temp-dir=/tmp/rayjob{os.getpid()}"], env=environ, stdout=subprocess.DEVNULL,
+                             f"--metrics-export-port={metrics}", f"--temp-dir=/tmp/rayjob{os.getpid()}"], env=environ, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{dashboard}"
     try:
         deadline = time.monotonic() + 60
         while ray("job", "list", "--address", address).returncode and time.monotonic() < deadline:
             time.sleep(1)
-        submit = ("job", "submit", "--address", address, "--working-dir", ".", "--", "jobs/label.py", "--input",
+        submit = ("job", "submit", "--address", address, "--working-dir", ".", "--submission-id", "night-2026-11-24",
+                  "--", "jobs/label.py", "--input",
                   str(shards), "--output", str(output), *SEED, "--batch-size", "4")
         stranger = ray(*submit, RAY_AUTH_TOKEN="f" * 64)
         assert stranger.returncode and not output.exists()
         done = ray(*submit)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert "5 labelled" in done.stdout
+        again = ray(*submit)
+        assert again.returncode and "night-2026-11-24 already exists" in again.stdout + again.stderr
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=30) as answer:
+            told = totals(answer.read().decode())
     finally:
         kill(family(head.pid))
         head.wait()
         shutil.rmtree(f"/tmp/rayjob{os.getpid()}", ignore_errors=True)
     assert digest(shards, output) == digest(shards, undisturbed)
+    run, = pq.read_table(output / "runs").to_pylist()
+    rows = pq.read_table(output / "shards")
+    assert told.pop("label_shards_left") == 0
+    assert told.pop("label_last_commit_timestamp_seconds") > run["started_at"].timestamp()
+    assert told == pytest.approx({
+        "label_images_total": 45, "label_shards_total": 5, "label_batch_slots_total": 60,  # 3 batches of 4 for 9 images
+        "label_read_bytes_total": sum(rows["image_bytes"].to_pylist()), "label_decode_seconds_total": sum(rows["decode_s"].to_pylist()),
+        "label_network_seconds_total": sum(rows["label_s"].to_pylist())})
+
+
+def totals(exposition: str) -> dict[str, float]:
+    """Our series of a metrics endpoint, each summed over its labels."""
+    found: dict[str, float] = {}
+    for name, value in re.findall(r"^ray_(label_\w+)\{.*\} (\S+)$", exposition, re.MULTILINE):
+        found[name] = found.get(name, 0) + float(value)
+    return found
 
 
 def test_mistakes_are_one_sentence(tmp_path, shards):
