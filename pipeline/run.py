@@ -120,15 +120,13 @@ def _execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tab
     from pipeline import graph
     from pipeline.labeller import check_classes, resolve_precision
     from pipeline.metrics import Metrics
+    from pipeline.nodes import find_nodes
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
     check_classes(state, classes)
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    if config.device == "cuda" and not num_gpus:
-        raise UserError("--device cuda: the cluster has no GPU; use --device cpu or auto.")
+    node_cpus, num_gpus = find_nodes(config, mine and "RAY_ADDRESS" not in os.environ, stream)
     device = "cuda" if num_gpus and config.device != "cpu" else "cpu"
     if device == "cpu":
         resolve_precision(config.precision, device)
-    node_cpus = [node["Resources"]["CPU"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     pools = graph.choose_pools(config, node_cpus, num_gpus, device)
     summary.device = device
     summary.hardware = f"{len(node_cpus)} nodes, {sum(node_cpus):g} CPUs, {num_gpus} GPUs ({platform.machine()})"

@@ -1,0 +1,57 @@
+"""The nodes that a run finds, and those it waits for.
+
+In: what the user says of the device. Out: CPUs of each node that takes work, GPUs of all.
+Not here: how they are shared out (`graph.choose_pools`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TextIO
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from pipeline.config import Config, UserError
+
+WAIT_S = 15 * 60.0  # for a first node: a cluster that scales to nothing takes minutes to start one
+LOOK_EVERY_S = 2.0
+
+
+class NoNodes(UserError):
+    """The cluster has no node that can do the work; nothing was labelled."""
+
+    exit_code = 1
+
+
+def find_nodes(config: Config, local: bool, stream: TextIO) -> tuple[list[float], int]:
+    """CPUs of each live node that has any, and GPUs of all.
+
+    A cluster without CPUs, or with `--device cuda` without GPUs, is asked for some, and waited for.
+
+    Args:
+        local: this machine is all there is, and nothing more will come.
+
+    Raises:
+        UserError: `--device cuda` and no GPU on this machine; `NoNodes` if none came in time.
+    """
+    deadline, asked, wants_gpu = time.monotonic() + WAIT_S, False, config.device == "cuda"
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        node_cpus = [node["CPU"] for node in nodes if node.get("CPU")]
+        num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        enough = bool(node_cpus) and (num_gpus > 0 or not wants_gpu)
+        if asked and (enough or time.monotonic() > deadline):
+            request_resources(bundles=[])  # what is asked for stays asked for until this
+        if enough:
+            return node_cpus, num_gpus
+        if local:
+            raise UserError("--device cuda: this machine has no GPU that Ray can see; use --device cpu or auto.")
+        if time.monotonic() > deadline:
+            raise NoNodes(f"--device {config.device}: the cluster has {sum(node_cpus):g} CPUs and {num_gpus} GPUs, and none joined "
+                          f"in {WAIT_S / 60:.0f} minutes.")
+        if not asked:
+            request_resources(bundles=[{"GPU": 1}] * (config.labellers or 1) if wants_gpu else [{"CPU": 1}])
+            stream.write(f"waiting for a node with {'a GPU' if wants_gpu else 'CPUs'} to join the cluster\n")
+            asked = True
+        time.sleep(LOOK_EVERY_S)

@@ -1,0 +1,51 @@
+"""Which nodes a run finds, and how it waits for the first."""
+
+import io
+
+import pytest
+import ray
+
+from pipeline import nodes
+from pipeline.config import Config, UserError
+
+HEAD = {"Alive": True, "Resources": {"node:127.0.0.2": 1.0}}
+CPU = {"Alive": True, "Resources": {"CPU": 4.0}}
+GPU = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}
+DEAD = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+
+
+def config(device: str = "auto", labellers: int | None = None) -> Config:
+    return Config(input="i", output="o", device=device, labellers=labellers)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the autoscaler was asked for, in order; time passes by itself."""
+    now, asked = [0.0], []
+    monkeypatch.setattr(nodes.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(nodes.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(nodes, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(ray, "nodes", lambda: [HEAD, DEAD, CPU] if now[0] < 60 else [HEAD, DEAD, CPU, GPU])
+    return asked
+
+
+def test_what_is_there_is_taken(asked):
+    assert nodes.find_nodes(config(), True, io.StringIO()) == ([4.0], 0) and asked == []
+
+
+def test_a_gpu_is_asked_for_and_waited_for(asked):
+    stream = io.StringIO()
+    assert nodes.find_nodes(config("cuda", 3), False, stream) == ([4.0, 8.0], 2)
+    assert asked == [[{"GPU": 1}] * 3, []] and stream.getvalue() == "waiting for a node with a GPU to join the cluster\n"
+
+
+def test_nobody_waits_for_ever(asked, monkeypatch):
+    monkeypatch.setattr(ray, "nodes", lambda: [HEAD])
+    with pytest.raises(nodes.NoNodes, match="0 CPUs and 0 GPUs, and none joined in 15 minutes"):
+        nodes.find_nodes(config(), False, io.StringIO())
+    assert asked == [[{"CPU": 1}], []]
+
+
+def test_this_machine_alone_gets_no_gpu(asked):
+    with pytest.raises(UserError, match="--device cuda"):
+        nodes.find_nodes(config("cuda"), True, io.StringIO())
