@@ -50,8 +50,6 @@ class Pools:
     batch_size: int
     block_size: int  # images that travel as one object; a batch or several
     task_bytes: int  # of small shards that a reader takes in one task, one after the other
-    most_decoders: int  # that there may be once nodes join
-    most_labellers: int
     shards_at_once: int = 2  # of a reader: while one shard ends or waits for the store, the other decodes
 
 
@@ -62,7 +60,6 @@ SINK_CPUS = 0.25
 BATCHES_UNFETCHED = 8  # that a reader may be ahead of the driver's loop; Ray's 2 make it wait for each turn of it
 BATCHES_AT_ONCE = 2  # of a labeller: the device computes one while the other is brought and taken away
 PUTS_AT_ONCE = 4  # of a sink actor: a put waits for the store, not for a processor
-GROWTH = 4  # times as many actors as at the start, if nodes join; whoever says a number gets that number
 BLOCKS_AHEAD = 6  # of each reader and labeller: enough to never wait, few enough to keep memory flat
 
 
@@ -71,19 +68,14 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
 
     With GPUs: a labeller each, and nearly all CPUs decode. Without: decoding costs 1/30 of the network, so a labeller
     takes nearly all CPUs of a node, or of a part of one that is as large as the median node; smaller ones only decode.
-    The parts leave no room for one actor more: only nodes that join do.
     """
-    def most(wanted: int | None, number: int) -> int:
-        return number if wanted else GROWTH * number
-
     if device == "cuda":
         num_labellers = config.labellers or num_gpus
         free = max(1, int(sum(node_cpus) - num_labellers - 1))
         threads = config.decode_threads or min(4, free)
         batch_size = config.batch_size or 256
-        num_decoders = config.decoders or max(1, free // threads)
-        return Pools(num_decoders, threads, threads, num_labellers, 1, 0.5, 1, batch_size, max(batch_size, 1024), TASK_BYTES,
-                     most(config.decoders, num_decoders), most(config.labellers, num_labellers))
+        return Pools(config.decoders or max(1, free // threads), threads, threads, num_labellers, 1, 0.5, 1,
+                     batch_size, max(batch_size, 1024), TASK_BYTES)
     part = median_low(node_cpus)
     num_parts = sum(int(cpus // part) for cpus in node_cpus)
     num_labellers, num_decoders = config.labellers or num_parts, config.decoders or num_parts
@@ -91,8 +83,7 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
     decode_cpus = 0.5 if part >= 2 else part / 4
     batch_size = config.batch_size or 96  # 25 MB: glibc keeps no more than 32 MB in one piece for the next
     return Pools(num_decoders, threads, decode_cpus, num_labellers, max(1, int(part * num_parts // num_labellers)),
-                 (part - decode_cpus - SINK_CPUS) * num_parts / num_labellers, 0, batch_size, batch_size, 0,
-                 most(config.decoders, num_decoders), most(config.labellers, num_labellers))
+                 (part - decode_cpus - SINK_CPUS) * num_parts / num_labellers, 0, batch_size, batch_size, 0)
 
 
 class LabelStage:
@@ -157,15 +148,15 @@ class _BusyTime:
             return self.since - since
 
 
-def _stage(dataset: ray.data.Dataset, stage: type, arguments: tuple[Any, ...], size: int, most: int, calls_at_once: int,
+def _stage(dataset: ray.data.Dataset, stage: type, arguments: tuple[Any, ...], size: int, calls_at_once: int,
            num_cpus: float, num_gpus: float = 0) -> ray.data.Dataset:
-    """A pool of `size` actors from the start, and up to `most` where the cluster has room, each of which has a call more at hand than it is busy with, if it has several at once.
+    """A pool of `size` actors, each of which has a call more at hand than it is busy with, if it has several at once.
 
     Ray starts a dead actor again, but not its calls, which it would for ever: what they had in hand is left out, and the
     run labels those shards again.
     """
     in_flight = 2 * calls_at_once if calls_at_once > 1 else 1
-    pool = ActorPoolStrategy(min_size=size, max_size=most, max_concurrent_calls_per_actor=calls_at_once, enable_true_multi_threading=True,
+    pool = ActorPoolStrategy(size=size, max_concurrent_calls_per_actor=calls_at_once, enable_true_multi_threading=True,
                              max_tasks_in_flight_per_actor=in_flight)
     with warnings.catch_warnings():  # there is no other way to say `max_task_retries` in Ray 2.60
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
@@ -205,7 +196,7 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
               for start, stop in tasks(pending["size"].to_numpy(), pools.num_decoders * pools.shards_at_once,
                                          pools.task_bytes)]
     reader = (pools.batch_size, pools.decode_threads, config.max_image_pixels, Inputs.of(config), config.reduced_decode)
-    return _stage(ray.data.from_arrow(blocks), Reader, reader, min(pools.num_decoders, len(blocks)), min(pools.most_decoders, len(blocks)),
+    return _stage(ray.data.from_arrow(blocks), Reader, reader, min(pools.num_decoders, len(blocks)),
                   pools.shards_at_once, pools.decode_cpus)
 
 
@@ -213,6 +204,6 @@ def build(config: Config, pools: Pools, pending: pa.Table, sink: Sink, state: An
           device: str) -> ray.data.Dataset:
     """The whole chain: rows of `REPORT`. Nothing runs until the dataset is iterated."""
     labeller = ([state], labels, device, config.precision, pools.label_threads, pools.batch_size)
-    labelled = _stage(decoded(config, pools, pending), LabelStage, labeller, pools.num_labellers, pools.most_labellers, BATCHES_AT_ONCE,
+    labelled = _stage(decoded(config, pools, pending), LabelStage, labeller, pools.num_labellers, BATCHES_AT_ONCE,
                       pools.label_cpus, pools.label_gpus)
-    return _stage(labelled, Committer, (sink,), pools.num_labellers, pools.most_labellers, PUTS_AT_ONCE, SINK_CPUS)
+    return _stage(labelled, Committer, (sink,), pools.num_labellers, PUTS_AT_ONCE, SINK_CPUS)

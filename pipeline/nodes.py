@@ -14,8 +14,10 @@ from ray.autoscaler.sdk import request_resources
 
 from pipeline.config import Config, UserError
 
+GROWN = 1.25  # times as many CPUs or GPUs as the pools were made for: they are made anew
+GROWN_AFTER_S = 60.0  # but not before this, since starting them takes 10 to 15 s
 WAIT_S = 15 * 60.0  # for a first node: a cluster that scales to nothing takes minutes to start one
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 5.0
 
 
 class NoNodes(UserError):
@@ -37,9 +39,7 @@ def find_nodes(config: Config, local: bool, stream: TextIO) -> tuple[list[float]
     """
     deadline, asked, wants_gpu = time.monotonic() + WAIT_S, False, config.device == "cuda"
     while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        node_cpus = [node["CPU"] for node in nodes if node.get("CPU")]
-        num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        node_cpus, num_gpus = live_nodes()
         enough = bool(node_cpus) and (num_gpus > 0 or not wants_gpu)
         if asked and (enough or time.monotonic() > deadline):
             request_resources(bundles=[])  # what is asked for stays asked for until this
@@ -55,3 +55,26 @@ def find_nodes(config: Config, local: bool, stream: TextIO) -> tuple[list[float]
             stream.write(f"waiting for a node with {'a GPU' if wants_gpu else 'CPUs'} to join the cluster\n")
             asked = True
         time.sleep(LOOK_EVERY_S)
+
+
+def live_nodes() -> tuple[list[float], int]:
+    """CPUs of each live node that has any, and GPUs of all."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node["CPU"] for node in nodes if node.get("CPU")], int(sum(node.get("GPU", 0) for node in nodes))
+
+
+class Growth:
+    """Whether the cluster has grown since pools were made for so many CPUs and GPUs. A smaller one needs no new pools: Ray
+    places actors of lost nodes where there is room, once there is."""
+
+    def __init__(self, node_cpus: list[float], num_gpus: int) -> None:
+        self.num_cpus, self.num_gpus = sum(node_cpus), num_gpus
+        self.looked = time.monotonic() + GROWN_AFTER_S - LOOK_EVERY_S
+
+    def seen(self) -> bool:
+        """Look, now and then."""
+        if time.monotonic() - self.looked < LOOK_EVERY_S:
+            return False
+        self.looked = time.monotonic()
+        node_cpus, num_gpus = live_nodes()
+        return sum(node_cpus) >= GROWN * self.num_cpus or num_gpus > 0 and num_gpus >= GROWN * self.num_gpus
