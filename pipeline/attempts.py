@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import weights
-from pipeline.config import Config, UserError
+from pipeline.config import Config, UserError, canonical_uri, flag
 from pipeline.lease import Lease
 from pipeline.progress import Progress
 from pipeline.retry import told
@@ -56,6 +56,9 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     if device == "cpu":
         resolve_precision(config.precision, device)
     pools = graph.choose_pools(config, node_cpus, num_gpus, device)
+    local = [flag(name) for name in ("input", "output") if "://" not in canonical_uri(getattr(config, name))]
+    if len(node_cpus) > 1 and local:
+        stream.write(f"{' and '.join(local)}: a path of this machine, which all {len(node_cpus)} nodes must share\n")
     sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings)
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     del state

@@ -123,6 +123,7 @@ def test_a_second_node_is_lost(shards, undisturbed, tmp_path):
             time.sleep(0.05)
         assert lost and run.returncode == 0, (tmp_path / "log").read_text()
         assert "2 nodes" in (tmp_path / "log").read_text()
+        assert "--input and --output: a path of this machine, which all 2 nodes must share" in (tmp_path / "log").read_text()
     finally:
         for node in reversed(nodes):
             kill(family(node.pid))
