@@ -80,10 +80,10 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
     num_parts = sum(int(cpus // part) for cpus in node_cpus)
     num_labellers, num_decoders = config.labellers or num_parts, config.decoders or num_parts
     threads = config.decode_threads or max(1, int(part) // 8)
-    decode_cpus = 0.5 if part >= 2 else part / 4
+    label_cpus = max(part - 1, 0.55 * part) if part >= 2 else part / 2  # one a part, and room for what others are placed where
     batch_size = config.batch_size or 96  # 25 MB: glibc keeps no more than 32 MB in one piece for the next
-    return Pools(num_decoders, threads, decode_cpus, num_labellers, max(1, int(part * num_parts // num_labellers)),
-                 (part - decode_cpus - SINK_CPUS) * num_parts / num_labellers, 0, batch_size, batch_size, 0)
+    return Pools(num_decoders, threads, min(0.25, part / 4), num_labellers, max(1, int(part * num_parts // num_labellers)),
+                 label_cpus * num_parts / num_labellers, 0, batch_size, batch_size, 0)
 
 
 class LabelStage:

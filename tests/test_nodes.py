@@ -51,12 +51,12 @@ def test_a_node_joins_and_another_is_killed(photographs, tmp_path):
                 joined = add_node("127.0.0.4", f"--address={address}", "--num-cpus=2")
             if joined is not None and not lost:
                 seen |= stages(joined)
-                if seen == set(STAGES):
+                if "LabelStage" in seen:
                     lost = kill([process for process in psutil.Process(first.pid).children(recursive=True)
                                  if "raylet" in process.name()])
                     print(f"{done} of 30 shards were committed when the first node was killed")
             time.sleep(0.1)
-        assert seen == set(STAGES), f"only {seen} came to the node that joined"
+        assert "LabelStage" in seen, "no labeller came to the node that joined"
         assert lost and run.returncode == 0, (tmp_path / "log").read_text()
     finally:
         for node in reversed(nodes):
