@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import ledger, storage
-from pipeline.counts import Counts
 
 RUNS_BACK = 50  # looked through for one that labelled something
 
@@ -41,11 +40,10 @@ def bury(output: str, run_id: str) -> None:
             return
         shards = ledger.read_shards(output, row["run_id"])
         committed = [shard for shard in shards if shard["status"] == "committed"]
-        counts = Counts(sum(shard["num_images"] for shard in committed)).columns() | {"labels": None, "confidence": None}
-        for shard in committed:
-            counts["num_rejected"] += shard["num_rejected"]
-        row |= counts | {"status": "killed", "num_committed": len(committed), "num_failed": len(shards) - len(committed),
-                         "rejected": None, "seconds": None, "images_per_s": None, "cpu_s": None, "gpu_s": None}
+        row |= {"status": "killed", "num_committed": len(committed), "num_failed": len(shards) - len(committed),
+                "num_images": sum(shard["num_images"] for shard in committed),
+                "num_rejected": sum(shard["num_rejected"] for shard in committed)}
+        row |= dict.fromkeys(("rejected", "labels", "confidence", "seconds", "images_per_s", "cpu_s", "gpu_s"))
         ledger.write(output, "runs", row["run_id"], [row], ledger.RUNS)
 
 

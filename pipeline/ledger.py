@@ -133,7 +133,7 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
             said = {name.decode(): value.decode() for name, value in footer.items()}
             return {"file": path, "file_size": version.size, "file_etag": version.etag,
                     "source_size": int(said["source_size"]), "source_etag": said["source_etag"],
-                    "source_uri": said["source_uri"], "run_id": said["run_id"],
+                    "source_uri": said["source_uri"], "run_id": said.get("run_id"),  # null: of before runs were named
                     "num_images": int(said["num_rows"]), "num_rejected": int(said["num_rejected"])}
         except (KeyError, ValueError, pa.ArrowInvalid, FileNotFoundError):
             return None

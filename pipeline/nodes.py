@@ -37,24 +37,28 @@ def find_nodes(config: Config, local: bool, stream: TextIO) -> tuple[list[float]
     Raises:
         UserError: `--device cuda` and no GPU on this machine; `NoNodes` if none came in time.
     """
-    deadline, asked, wants_gpu = time.monotonic() + WAIT_S, False, config.device == "cuda"
-    while True:
-        node_cpus, num_gpus = live_nodes()
-        enough = bool(node_cpus) and (num_gpus > 0 or not wants_gpu)
-        if asked and (enough or time.monotonic() > deadline):
-            request_resources(bundles=[])  # what is asked for stays asked for until this
-        if enough:
-            return node_cpus, num_gpus
-        if local:
-            raise UserError("--device cuda: this machine has no GPU that Ray can see; use --device cpu or auto.")
-        if time.monotonic() > deadline:
-            raise NoNodes(f"--device {config.device}: the cluster has {sum(node_cpus):g} CPUs and {num_gpus} GPUs, and none joined "
-                          f"in {WAIT_S / 60:.0f} minutes.")
-        if not asked:
-            request_resources(bundles=[{"GPU": 1}] * (config.labellers or 1) if wants_gpu else [{"CPU": 1}])
-            stream.write(f"waiting for a node with {'a GPU' if wants_gpu else 'CPUs'} to join the cluster\n")
-            asked = True
-        time.sleep(LOOK_EVERY_S)
+    deadline, wants_gpu = time.monotonic() + WAIT_S, config.device == "cuda"
+
+    def enough(node_cpus: list[float], num_gpus: int) -> bool:
+        return bool(node_cpus) and (num_gpus > 0 or not wants_gpu)
+
+    found = live_nodes()
+    if enough(*found):
+        return found
+    if local:
+        raise UserError("--device cuda: this machine has no GPU that Ray can see; use --device cpu or auto.")
+    request_resources(bundles=[{"GPU": 1}] * (config.labellers or 1) if wants_gpu else [{"CPU": 1}])
+    stream.write(f"waiting for a node with {'a GPU' if wants_gpu else 'CPUs'} to join the cluster\n")
+    try:
+        while not enough(*found):
+            if time.monotonic() > deadline:
+                raise NoNodes(f"--device {config.device}: the cluster has {sum(found[0]):g} CPUs and {found[1]} GPUs, and none "
+                              f"joined in {WAIT_S / 60:.0f} minutes.")
+            time.sleep(LOOK_EVERY_S)
+            found = live_nodes()
+    finally:
+        request_resources(bundles=[])  # what is asked for stays asked for until this
+    return found
 
 
 def live_nodes() -> tuple[list[float], int]:

@@ -62,7 +62,7 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, st
     bounds = list(_bounds(images["size"].to_pylist(), images_per_shard))
     names = [f"{prefix}-{number:05}.tar" for number in range(len(bounds))]
     there = _listed("output", output_uri)["path"].to_pylist()
-    surplus = sorted(name for name in there if name.startswith(f"{prefix}-") and name.endswith(".tar") and name not in set(names))
+    surplus = sorted(name for name in set(there) - set(names) if name.startswith(f"{prefix}-") and name.endswith(".tar"))
     if surplus:
         raise UserError(f"--output {output_uri} has {surplus[0]}, which this folder does not fill ({len(names)} shards): its images "
                         "might be there twice; remove it, or choose another --output or --prefix.")
