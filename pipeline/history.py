@@ -6,7 +6,6 @@ Only the holder of the output's lease may do so: without it, a run that seems de
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import groupby
@@ -14,9 +13,9 @@ from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import ledger, storage
+from pipeline.parquet import read_table
 
 RUNS_BACK = 50  # looked through for one that labelled something
 
@@ -67,7 +66,7 @@ def _newest_first(output: str, run_id: str) -> Iterator[dict[str, Any]]:
     for path in sorted(ledger.list_table(output, "runs"), reverse=True):
         if path < f"{run_id}.parquet":
             uri = storage.join(output, "runs", path)
-            yield from pq.read_table(io.BytesIO(storage.read_bytes(uri))).to_pylist()
+            yield from read_table(storage.read_bytes(uri)).to_pylist()
 
 
 def _begun(run_id: str) -> datetime:

@@ -21,6 +21,7 @@ from pipeline.catalog import FINISHED
 from pipeline.counts import CONFIDENCE, LABELS, REJECTED
 from pipeline.listing import FILES, list_files
 from pipeline.output import labels_folder
+from pipeline.parquet import read_table
 from pipeline.retry import retrying
 
 SHARDS = pa.schema([  # one row a shard and run
@@ -89,7 +90,7 @@ def read_finished(output: str, model_id: str) -> pa.Table:
     folder = storage.join(output, "shards")
 
     def read(path: str) -> pa.Table:
-        rows = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(folder, path))), columns=_PLAN_COLUMNS)
+        rows = read_table(storage.read_bytes(storage.join(folder, path)), _PLAN_COLUMNS)
         ours = pc.and_(pc.equal(rows["model_id"], model_id), pc.equal(rows["status"], "committed"))
         return rows.filter(ours).select(FINISHED.names)
 
@@ -100,7 +101,7 @@ def read_finished(output: str, model_id: str) -> pa.Table:
 def read_shards(output: str, run_id: str) -> list[dict[str, Any]]:
     """The rows of `SHARDS` of a run."""
     return [row for path in list_table(output, "shards") if path.startswith(run_id)
-            for row in pq.read_table(io.BytesIO(storage.read_bytes(storage.join(output, "shards", path)))).to_pylist()]
+            for row in read_table(storage.read_bytes(storage.join(output, "shards", path))).to_pylist()]
 
 
 def list_table(output: str, table: str) -> list[str]:

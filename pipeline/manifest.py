@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import UserError, check_uri
 from pipeline.image_files import MISSING, group_in_order
 from pipeline.listing import FILES
+from pipeline.parquet import read_table
 
 ASKED_AT_ONCE = 32
 
@@ -30,7 +30,7 @@ def read_manifest(uri: str) -> pa.Table:
     """
     data = storage.read_bytes(uri)
     try:
-        table = pq.read_table(io.BytesIO(data)) if uri.lower().endswith(".parquet") else pyarrow.csv.read_csv(
+        table = read_table(data) if uri.lower().endswith(".parquet") else pyarrow.csv.read_csv(
             io.BytesIO(data), convert_options=pyarrow.csv.ConvertOptions(column_types={
                 "uri": pa.string(), "size": pa.int64(), "etag": pa.string()}))
     except pa.ArrowInvalid as error:

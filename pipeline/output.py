@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config import Config, UserError, canonical_uri
 from pipeline.listing import list_files
+from pipeline.parquet import read_table
 
 
 def labels_folder(output: str, model_id: str) -> str:
@@ -59,7 +60,7 @@ def claim(config: Config, model_id: str, classes: pa.Table) -> None:
     """
     uri = storage.join(config.output, "classes", f"{model_id}.parquet")
     stored = _read(uri)
-    if stored is not None and not pq.read_table(io.BytesIO(stored)).equals(classes):
+    if stored is not None and not read_table(stored).equals(classes):
         raise UserError(f"--classes: {config.output} was labelled by {model_id} with other class names; "
                         "use the same file or another --output.")
     try:

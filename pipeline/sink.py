@@ -23,6 +23,7 @@ from pipeline.batches import REPORT
 from pipeline.counts import Counts
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
+from pipeline.parquet import read_table
 from pipeline.retry import may_pass, told
 from pipeline.table import ROWS, written
 
@@ -71,7 +72,7 @@ class Sink:
         if names is None:
             return None
         try:
-            committed = self._commit(uri, source, (_decode(storage.read_bytes(storage.join(folder, name))) for name in names))
+            committed = self._commit(uri, source, (read_table(storage.read_bytes(storage.join(folder, name))) for name in names))
         except FileNotFoundError:
             return None  # another worker committed the same rows, and removed the pieces
         storage.remove(folder)
@@ -140,10 +141,6 @@ def _groups(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
             held = []
     if held:
         yield pa.concat_tables(held)
-
-
-def _decode(data: bytes) -> pa.Table:
-    return pq.read_table(io.BytesIO(data))
 
 
 def _whole(names: list[str]) -> list[str] | None:

@@ -7,7 +7,6 @@ reported is settled by looking at the output itself.
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable
@@ -17,12 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import ledger, storage
 from pipeline.counts import COUNTED_COLUMNS, Counts
 from pipeline.findings import Findings
 from pipeline.output import labels_uri
+from pipeline.parquet import read_table
 from pipeline.retry import told
 
 FLUSH_LEDGER_S = 60.0
@@ -139,7 +138,7 @@ class Tally:
             row = self.open.get((shard, entry["source_etag"])) if entry else None
             if entry and row:
                 table = storage.read_bytes(labels_uri(self.output, self.summary.model_id, shard))
-                row |= entry | {"counts": Counts.of(pq.read_table(io.BytesIO(table), columns=COUNTED_COLUMNS))}
+                row |= entry | {"counts": Counts.of(read_table(table, COUNTED_COLUMNS))}
                 self._end(row, "committed", None)
             elif last:
                 self._end(self._row(shard), "failed", self.failures.get(shard) or self.reason or DIED)

@@ -8,20 +8,19 @@ neither Ray nor torch.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import ledger, storage
 from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.inputs import Inputs, find
 from pipeline.listing import list_files
 from pipeline.output import labels_uri
+from pipeline.parquet import read_table
 from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable
 
@@ -94,7 +93,7 @@ def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, A
         return part
     uri = labels_uri(output_uri, model_id, shard)
     try:
-        rows = pq.read_table(io.BytesIO(storage.read_bytes(uri)), columns=_COLUMNS).to_pylist()
+        rows = read_table(storage.read_bytes(uri), _COLUMNS).to_pylist()
     except (pa.ArrowInvalid, KeyError) as error:
         part.num_missing = len(samples)
         part.problems.append(f"unreadable: {shard}.parquet: {error}")
