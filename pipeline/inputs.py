@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -34,13 +34,15 @@ NONE_FOUND = ("holds no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar
 class Inputs:
     """How the samples of a shard are read; its fields are those of the config.
 
-    `max_shard_images` None: no matter how many.
+    `max_shard_images` None: no matter how many. `truth`: where the input says what an image shows, if that is asked
+    for: `folder`, `member:SUFFIX` (of a tar) or `column:NAME` (of a Parquet file).
     """
 
     image_column: str | None
     key_column: str | None
     max_image_bytes: int
     max_shard_images: int | None
+    truth: str | None = None
 
     @classmethod
     def of(cls, config: Config) -> Inputs:
@@ -55,16 +57,33 @@ class Inputs:
             ShardUnreadable: while the samples are taken: it cannot be read to its end.
             Replaced: at the latest when the context is left: it was replaced meanwhile.
         """
+        where, _, name = (self.truth or "").partition(":")
+        kind = "images" if group is not None else "parquet" if uri.lower().endswith(".parquet") else "tar"
+        if where in ("member", "column") and kind != ("tar" if where == "member" else "parquet"):
+            raise ShardUnreadable(f"its truth is not in a {where}: --truth {self.truth} is for "
+                                  f"{'tar shards' if where == 'member' else 'Parquet files'}")
         if group is not None:
             root = uri.removesuffix("/" + group["path"])
-            yield read_files(root, group["members"], self.max_image_bytes), File(group["path"], group["size"], group["etag"])
-        elif uri.lower().endswith(".parquet"):
+            yield self._by_folder(read_files(root, group["members"], self.max_image_bytes)), File(
+                group["path"], group["size"], group["etag"])
+        elif kind == "parquet":
             with open_random(uri) as (file, version):
-                yield read_rows(file, self.image_column, self.key_column, self.max_image_bytes,
-                                self.max_shard_images), version
+                yield self._by_folder(read_rows(file, self.image_column, self.key_column, self.max_image_bytes,
+                                                self.max_shard_images, name if where == "column" else None)), version
         else:
             with open_stream(uri) as (file, version):
-                yield read_samples(file, self.max_image_bytes, self.max_shard_images), version
+                yield self._by_folder(read_samples(file, self.max_image_bytes, self.max_shard_images,
+                                                   name if where == "member" else None)), version
+
+    def _by_folder(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        if self.truth != "folder":
+            return samples
+        return (replace(sample, truth=folder_of(sample.key)) for sample in samples)
+
+
+def folder_of(key: str) -> str | None:
+    """The name of the folder that an image is in, by its key: `cats` of `train/cats/1`; None if it is in none."""
+    return key.rpartition("/")[0].rpartition("/")[2] or None
 
 
 def find(uri: str, format: str = "auto", partition: str | None = None) -> pa.Table:

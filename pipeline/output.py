@@ -74,6 +74,23 @@ def claim(config: Config, model_id: str, classes: pa.Table) -> None:
         raise storage.explain("output", config.output, error) from error
 
 
+def only_model(output_uri: str) -> str:
+    """The model whose labels an output has.
+
+    Raises:
+        UserError: it has none, or those of several; or it cannot be read.
+    """
+    try:
+        paths = list_files(storage.join(output_uri, "labels"))["path"].to_pylist()
+        models = sorted({path.split("/")[0].removeprefix("model=") for path in paths if "/" in path})
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("output", output_uri, error) from error
+    if len(models) != 1:
+        raise UserError(f"--output {output_uri} has labels of {len(models)} models"
+                        f"{': name one with --model, of ' + ', '.join(models) if models else ''}.")
+    return models[0]
+
+
 def _owner(output: str) -> str | None:
     """The input root of an output: as its mark says, or if that is lost, as the footer of a table does."""
     mark = _read(storage.join(output, "input.json"))

@@ -7,6 +7,7 @@ Not here: decoding.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,8 +52,10 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def read_rows(file: Any, image_column: str | None, key_column: str | None, max_bytes: int,
-              max_samples: int | None = None) -> Iterator[Sample]:
+              max_samples: int | None = None, truth_column: str | None = None) -> Iterator[Sample]:
     """Stream the rows as samples; a null image has error `empty`, one of more than `max_bytes` `too_large`.
+
+    The truth is that of `truth_column`; where Hugging Face's metadata name the classes of a number, its name.
 
     Raises:
         ShardUnreadable: not Parquet, damaged, without such columns, or of more than `max_samples` rows.
@@ -62,16 +65,19 @@ def read_rows(file: Any, image_column: str | None, key_column: str | None, max_b
         image, key = find_columns(parquet.schema_arrow, image_column, key_column)
         if max_samples is not None and parquet.metadata.num_rows > max_samples:
             raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise --max-shard-images")
-        index = 0
-        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=[image] if key is None else [image, key], use_threads=False):
+        index, names = 0, _class_names(parquet.schema_arrow, truth_column) if truth_column else []
+        columns = [name for name in (image, key, truth_column) if name is not None]
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
             keys = batch[key].to_pylist() if key else [None] * batch.num_rows
-            for value, name in zip(batch[image], keys, strict=True):
+            truths = batch[truth_column].to_pylist() if truth_column else [None] * batch.num_rows
+            for value, name, truth in zip(batch[image], keys, truths, strict=True):
                 held = value.as_py() if value.is_valid else None
                 encoded, path = (held.get("bytes"), held.get("path")) if isinstance(held, dict) else (held, None)
                 name = name if name is not None else path if path is not None else index
                 large = encoded is not None and len(encoded) > max_bytes
                 yield Sample(index, str(name), b"" if large or encoded is None else encoded,
-                             "too_large" if large else "empty" if encoded is None else None)
+                             "too_large" if large else "empty" if encoded is None else None,
+                             None if truth is None else names[truth] if names else str(truth))
                 index += 1
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ShardUnreadable(f"not a Parquet file that can be read: {error}") from error
@@ -79,3 +85,13 @@ def read_rows(file: Any, image_column: str | None, key_column: str | None, max_b
         if error.errno is not None:
             raise  # the store's failure, not the file's
         raise ShardUnreadable(f"damaged Parquet: {error}") from error
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str]:
+    """The names of `datasets.ClassLabel`'s numbers, as its writer notes them; none if it did not."""
+    if column not in schema.names:
+        raise ShardUnreadable(f"no column {column!r}; it has {', '.join(schema.names)}")
+    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = noted.get("info", {}).get("features", {}).get(column, {})
+    names: list[str] = feature.get("names", []) if feature.get("_type") == "ClassLabel" else []
+    return names

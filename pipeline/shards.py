@@ -2,7 +2,8 @@
 
 In: an open file of a tar shard (plain, gzip, bzip2, xz or zstd, told by its first bytes).
 Out: `Sample`s: one for each key that has an image, by WebDataset's rule (a key is the member's path up to the
-first dot of its base name; neighbours with the same key are one sample; its first image counts).
+first dot of its base name; neighbours with the same key are one sample; its first image counts). On request with the
+text of the member that holds the truth.
 Not here: decoding, and any file on disk: members are streamed, nothing is extracted.
 """
 
@@ -23,6 +24,7 @@ import pyarrow as pa
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HEADER_BYTES = 2**24  # a long name or a PAX header of more is not read: gzip makes gigabytes of it from nothing
+TRUTH_BYTES = 2**12
 SHARD_NAME = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst)$", re.IGNORECASE)
 _KEY = re.compile(r"^((?:.*/)?[^./][^./]*)\.[^/]*$", re.DOTALL)  # webdataset.tariterators.base_plus_ext
 
@@ -33,21 +35,27 @@ class ShardUnreadable(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its key. `index`: ordinal in the shard. `error`: why there are no bytes, or None."""
+    """An image and its key. `index`: ordinal in the shard. `error`: why there are no bytes, or None.
+
+    `truth`: what the input itself says the image shows, if that was asked for and it says something.
+    """
 
     index: int
     key: str
     encoded: bytes
     error: str | None
+    truth: str | None = None
 
 
-def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None) -> Iterator[Sample]:
+def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None,
+                 truth_suffix: str | None = None) -> Iterator[Sample]:
     """Stream the samples of a tar shard.
 
     Args:
         file: the shard, open for reading in binary; need not seek.
         max_bytes: an image of more encoded bytes is not read; its sample has error `too_large`.
         max_samples: a shard of more is not read to its end.
+        truth_suffix: what follows the key's dot in the name of the member with the truth: `txt`, `cls`.
 
     Raises:
         ShardUnreadable: not a tar, cut, or damaged: also where Python's tarfile would end in silence; or too many samples.
@@ -55,7 +63,7 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
     try:
         stream = _Forward(_decompressed(file), max(max_bytes, HEADER_BYTES))
         with tarfile.TarFile(fileobj=cast(Any, stream), tarinfo=_Header) as tar:
-            for sample in _samples(tar, max_bytes):
+            for sample in _samples(tar, max_bytes, truth_suffix):
                 if sample.index == max_samples:
                     raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise "
                                           "--max-shard-images")
@@ -122,8 +130,8 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
     return cast(IO[bytes], buffered)
 
 
-def _samples(tar: tarfile.TarFile, max_bytes: int) -> Iterator[Sample]:
-    index, previous, taken = 0, None, False
+def _samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None) -> Iterator[Sample]:
+    index, previous, image, truth = 0, None, None, None
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header; a shard may have many
         match = None if member.isdir() else _KEY.match(member.name)
@@ -131,12 +139,23 @@ def _samples(tar: tarfile.TarFile, max_bytes: int) -> Iterator[Sample]:
             continue
         key = match[1]
         if key != previous:
-            previous, taken = key, False
-        if taken or not member.name.lower().endswith(IMAGE_SUFFIXES):
-            continue
-        taken = True
-        yield Sample(index, _printable(key), *_content(tar, member, max_bytes))
-        index += 1
+            if image is not None:
+                yield Sample(index, _printable(str(previous)), *image, truth)
+                index += 1
+            previous, image, truth = key, None, None
+        if image is None and member.name.lower().endswith(IMAGE_SUFFIXES):
+            image = _content(tar, member, max_bytes)
+        elif truth_suffix is not None and member.name[len(key) + 1:].lower() == truth_suffix:
+            truth = _text(tar, member)
+    if image is not None:
+        yield Sample(index, _printable(str(previous)), *image, truth)
+
+
+def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+    if member.size > TRUTH_BYTES:
+        raise ShardUnreadable(f"{member.name!r} has {member.size:,} bytes: too many for the name of a class")
+    content, error = _content(tar, member, TRUTH_BYTES)
+    return None if error else content.decode("utf-8", "backslashreplace").strip() or None
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> tuple[bytes, str | None]:

@@ -16,10 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import ledger, storage
-from pipeline.config import UserError, canonical_uri, check_uri
+from pipeline.config import canonical_uri, check_uri
 from pipeline.inputs import Inputs, find
-from pipeline.listing import list_files
-from pipeline.output import labels_uri
+from pipeline.output import labels_uri, only_model
 from pipeline.parquet import read_table
 from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable
@@ -52,7 +51,7 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
     check_uri("input", input_uri)
     check_uri("output", output_uri)
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
-    proof = Proof(model_id or _only_model(output_uri))
+    proof = Proof(model_id or only_model(output_uri))
     try:
         found = find(input_uri, format)
     except Exception as error:  # each store has its own exceptions
@@ -118,15 +117,3 @@ def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, A
                      for row in rows)
     part.digest = hashlib.sha256(repr(ordered).encode()).hexdigest()
     return part
-
-
-def _only_model(output_uri: str) -> str:
-    try:
-        paths = list_files(storage.join(output_uri, "labels"))["path"].to_pylist()
-        models = sorted({path.split("/")[0].removeprefix("model=") for path in paths if "/" in path})
-    except Exception as error:  # each store has its own exceptions
-        raise storage.explain("output", output_uri, error) from error
-    if len(models) != 1:
-        raise UserError(f"--output {output_uri} has labels of {len(models)} models"
-                        f"{': name one with --model, of ' + ', '.join(models) if models else ''}.")
-    return models[0]
