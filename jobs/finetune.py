@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Label with your own classes: fit a linear head on the embeddings of an output, and save it as weights and classes.
+
+  jobs/finetune.py --output tables/ --input photographs/ --truth folder --save cats-and-dogs/
+  jobs/label.py --input photographs/ --output own/ --weights cats-and-dogs/weights.safetensors \\
+                --classes cats-and-dogs/classes.csv
+
+Takes minutes and no GPU: no image is read but for its truth. To train the layers below the head too, go on with
+jobs/train.py --weights cats-and-dogs/weights.safetensors --classes cats-and-dogs/classes.csv.
+"""
+
+import argparse
+import sys
+
+from pipeline import truth
+from pipeline.config import Config, UserError, canonical_uri, check_uri
+from pipeline.inputs import Inputs
+
+try:
+    from pipeline.finetune import fit
+    from pipeline.saved import CLASSES, WEIGHTS, save_model
+except ImportError as error:
+    sys.exit(f"error: jobs/finetune.py needs scikit-learn and DuckDB: pip install -c constraints.txt '.[sql,train]' ({error})")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, metavar="URI", help="the tables, as given to jobs/label.py")
+    parser.add_argument("--save", required=True, metavar="URI", help=f"folder for {WEIGHTS} and {CLASSES}")
+    parser.add_argument("--weights", default=Config.weights, metavar="WEIGHTS",
+                        help="those that labelled the tables (default: %(default)s)")
+    parser.add_argument("--truth", metavar="WHERE", help=f"{truth.HELP}; default: what --input seems to have")
+    parser.add_argument("--input", metavar="URI", help="the shards, as given to jobs/label.py")
+    parser.add_argument("--holdout", type=float, default=0.2, metavar="SHARE",
+                        help="of the images, kept to judge the head by (default: %(default)s)")
+    parser.add_argument("--format", default=Config.format, metavar="FORMAT", help="these three as given to jobs/label.py")
+    parser.add_argument("--image-column", metavar="NAME")
+    parser.add_argument("--key-column", metavar="NAME")
+    options = parser.parse_args()
+    if not options.truth and not options.input:
+        parser.error("say with --truth or --input where the truth is")
+    if not 0 < options.holdout < 1:
+        parser.error("--holdout is a share, between 0 and 1")
+    inputs = Inputs(options.image_column, options.key_column, Config.max_image_bytes, None)
+    try:
+        check_uri("save", options.save)
+        where = options.truth or truth.look(options.input, inputs, options.format)
+        head = fit(options.output, options.weights, truth.read(where, options.input, inputs, options.format), options.holdout)
+        folder = canonical_uri(options.save)
+        save_model(head.state, head.classes, folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"truth      {where}: {len(head.classes):,} classes")
+    print(f"fitted on  {head.num_fitted:,} images (regularisation C = {head.strength:g})")
+    print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} ± {head.margin:.2%}; "
+          f"the most frequent class alone {head.chance:.2%}")
+    print(f"label      jobs/label.py --weights {folder}/{WEIGHTS} --classes {folder}/{CLASSES} --input URI --output URI")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""One's own classes: a linear head fitted on the embeddings that the tables already hold.
+
+In: an output, the weights it was labelled with, and a table of `TRUTH`. Out: weights and classes that `jobs/label.py` takes.
+No image is read. Which images are held out goes by their SHA-256, so copies of one are never on both sides.
+Not here: the layers below the head (`train.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+
+from pipeline import weights
+from pipeline.classes import MAX_CLASSES, SCHEMA, load_classes
+from pipeline.config import UserError, canonical_uri
+from pipeline.query import connect
+from pipeline.table import EMBEDDING
+
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the smaller, the smaller the head's weights
+CHOICE = 0.2  # of the images to fit, by which the strength is chosen
+MAX_ITERATIONS = 500
+BACKGROUND = 1001  # classes: `weights.load` takes such a file for Google's, and drops the first
+
+_EMBEDDINGS = """
+SELECT embedding, sha256, value FROM labels JOIN truth USING (shard, key) WHERE error IS NULL ORDER BY shard, index"""
+
+
+@dataclass
+class Head:
+    """A linear head, and how good it is on the images that were held out; shares are of 1.
+
+    `chance`: what calling every image by the most frequent class would reach there.
+    """
+
+    state: dict[str, Any]
+    classes: pa.Table
+    num_fitted: int
+    num_held_out: int
+    top1: float
+    chance: float
+    strength: float
+
+    @property
+    def margin(self) -> float:
+        """Half the width of top-1's 95 % interval, by the normal approximation."""
+        return 1.96 * sqrt(self.top1 * (1 - self.top1) / self.num_held_out)
+
+
+def classes_of(values: list[str]) -> pa.Table:
+    """The classes that a truth names, as `classes.SCHEMA`: in order of their names, or of their numbers.
+
+    A wnid of ImageNet-1k keeps its label.
+
+    Raises:
+        UserError: fewer than two, or more than a label_id can count, or as many as weights cannot have.
+    """
+    names = sorted(set(values), key=(lambda name: (int(name), name)) if all(name.isdecimal() for name in values) else None)
+    if not 2 <= len(names) <= MAX_CLASSES or len(names) == BACKGROUND:
+        why = "such a file is taken for Google's 1001, whose first is dropped" if len(names) == BACKGROUND else \
+            f"a network has 2 to {MAX_CLASSES:,}"
+        raise UserError(f"--truth: it names {len(names):,} classes, and {why}.")
+    known = {row["wnid"]: row["label"] for row in load_classes().to_pylist()}
+    return pa.table([range(len(names)), [name if name in known else None for name in names],
+                     [known.get(name, name) for name in names]], schema=SCHEMA)
+
+
+def targets(values: list[str], classes: pa.Table) -> np.ndarray:
+    """The label_id of each value, int64 [N]; -1 for what is no class."""
+    by_name = {row[name]: row["label_id"] for name in ("label", "wnid") for row in classes.to_pylist() if row[name]}
+    return np.array([by_name.get(value, -1) for value in values], np.int64)
+
+
+def held_out(sha256: list[str], share: float, salt: int = 0) -> np.ndarray:
+    """Which images are held out, bool [N]: a share of all digests, always the same ones."""
+    digits = slice(8 * salt, 8 * salt + 8)
+    return np.array([int(one[digits], 16) < share * 2**32 for one in sha256], bool)
+
+
+def fit(output: str, spec: str, truth: pa.Table, holdout: float) -> Head:
+    """Fit a head for the classes that `truth` names on the embeddings of an output; `spec` as `--weights` takes it.
+
+    Multinomial logistic regression on embeddings of mean 0 and variance 1, which are then folded into the head; its
+    strength is that of `STRENGTHS` with the least loss on a part of the images that are not held out.
+
+    Raises:
+        UserError: the output has no labels by these weights, no embeddings, or too few images with a truth.
+    """
+    chosen = weights.identify(spec)
+    embedding_ND, sha256, values = _embeddings(canonical_uri(output), chosen.model_id, truth)
+    classes = classes_of(values)
+    target_N = targets(values, classes)
+    outside = held_out(sha256, holdout)
+    choosing = ~outside & held_out(sha256, CHOICE, salt=1)
+    parts = {"to fit": ~outside & ~choosing, "to choose by": choosing, "held out": outside}
+    for name, part in parts.items():
+        if not part.any() or name == "to fit" and len(np.unique(target_N[part])) < len(classes):
+            raise UserError(f"--truth: of {len(values):,} images {part.sum():,} are {name}, which is too few for "
+                            f"{len(classes):,} classes: each needs some to fit.")
+    losses = []
+    for strength in STRENGTHS:
+        weight_KD, bias_K = _regression(embedding_ND[parts["to fit"]], target_N[parts["to fit"]], strength)
+        losses.append(log_loss(target_N[choosing], softmax(embedding_ND[choosing] @ weight_KD.T + bias_K, axis=1),
+                               labels=range(len(classes))))
+    strength = STRENGTHS[int(np.argmin(losses))]
+    weight_KD, bias_K = _regression(embedding_ND[~outside], target_N[~outside], strength)
+    state = weights.load(chosen) | {"last_linear.weight": torch.from_numpy(weight_KD),
+                                    "last_linear.bias": torch.from_numpy(bias_K)}
+    right_N = (embedding_ND[outside] @ weight_KD.T + bias_K).argmax(1) == target_N[outside]
+    frequent = np.bincount(target_N[~outside]).argmax()
+    return Head(state, classes, int((~outside).sum()), len(right_N), float(right_N.mean()),
+                float((target_N[outside] == frequent).mean()), strength)
+
+
+def _embeddings(output: str, model_id: str, truth: pa.Table) -> tuple[np.ndarray, list[str], list[str]]:
+    """Embeddings float32 [N, 1536], digests and truths of the images that have both, in order of the tables."""
+    connection = connect(output, model_id)
+    if "embedding" not in connection.sql("SELECT * FROM labels LIMIT 0").columns:
+        raise UserError(f"--output {output} has no embeddings: label it without --output-embeddings false.")
+    connection.register("truth", truth)
+    table = connection.sql(_EMBEDDINGS).to_arrow_table()
+    flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if len(table) == 0:
+        raise UserError(f"--truth: none of its {len(truth):,} images has a row in --output {output}.")
+    return flat.astype(np.float32).reshape(-1, EMBEDDING), table["sha256"].to_pylist(), table["value"].to_pylist()
+
+
+def _regression(embedding_ND: np.ndarray, target_N: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weight float32 [K, 1536] and bias float32 [K] of a head over embeddings as they are."""
+    scaler = StandardScaler().fit(embedding_ND)
+    fitted = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS).fit(scaler.transform(embedding_ND), target_N)
+    weight_KD, bias_K = fitted.coef_, fitted.intercept_
+    if len(weight_KD) == 1:  # of two classes scikit-learn gives the second's logit alone
+        weight_KD, bias_K = np.vstack((0 * weight_KD, weight_KD)), np.concatenate((0 * bias_K, bias_K))
+    weight_KD = weight_KD / scaler.scale_
+    return weight_KD.astype(np.float32), (bias_K - weight_KD @ scaler.mean_).astype(np.float32)

@@ -1,0 +1,31 @@
+"""A fitted or trained model -> the two files that `jobs/label.py` takes: `weights.safetensors` and `classes.csv`.
+
+In: a state dict with the keys of `InceptionV4`, a table of `classes.SCHEMA`, a folder of any fsspec URI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import safetensors.torch
+from torch import Tensor
+
+from pipeline import storage
+
+WEIGHTS, CLASSES = "weights.safetensors", "classes.csv"
+
+
+def save_model(state: Mapping[str, Tensor], classes: pa.Table, folder: str) -> None:
+    """Put both files, each whole.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    tensors = {name: tensor.detach().to("cpu").float().contiguous() for name, tensor in state.items()
+               if not name.endswith("num_batches_tracked")}
+    try:
+        storage.put_whole(storage.join(folder, WEIGHTS), safetensors.torch.save(tensors))
+        storage.put_whole(storage.join(folder, CLASSES), classes.to_pandas().to_csv(index=False).encode())
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("save", folder, error) from error

@@ -1,0 +1,125 @@
+"""A head fitted on the tables' embeddings: better than chance on what it has not seen, and the same through the job."""
+
+import sys
+from hashlib import sha256
+from subprocess import run
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline import weights
+from pipeline.classes import load_classes
+from pipeline.config import UserError
+from pipeline.finetune import classes_of, fit, held_out, targets
+from pipeline.labeller import check_classes
+from pipeline.truth import TRUTH
+from tests.conftest import job
+from tests.test_evaluate import tables
+
+DIGITS = 160
+
+
+@pytest.mark.slow
+def test_own_classes_from_folder_to_table(tmp_path):
+    """Digits in folders: labelled, a head fitted, labelled with it, judged; every label as the head itself gives it."""
+    digits = load_digits()
+    for n, (image_HW, digit) in enumerate(zip(digits.images[:DIGITS], digits.target[:DIGITS], strict=True)):
+        path = tmp_path / f"in/{'even' if digit % 2 == 0 else 'odd'}/{n:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(image_HW * 15)).resize((96, 96), Image.Resampling.BICUBIC).save(path)
+    first = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", "seed:0")
+    assert first.returncode == 0, first.stderr
+    fitted = job("finetune", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", "seed:0",
+                 "--save", tmp_path / "own")
+    assert fitted.returncode == 0, fitted.stderr
+    own = (tmp_path / "own/weights.safetensors", tmp_path / "own/classes.csv")
+    again = job("label", "--input", tmp_path / "in", "--output", tmp_path / "own-out", "--weights", own[0], "--classes", own[1])
+    assert again.returncode == 0, again.stderr
+    judged = job("evaluate", "--input", tmp_path / "in", "--output", tmp_path / "own-out")
+    assert judged.returncode == 0, judged.stderr
+
+    head = fit(str(tmp_path / "out"), "seed:0", duckdb.sql(
+        f"SELECT shard, key, split_part(key, '/', 1) AS value FROM '{tmp_path}/out/labels/**/*.parquet'").to_arrow_table(), 0.2)
+    assert head.num_fitted + head.num_held_out == DIGITS
+    assert head.top1 > head.chance + 0.2
+    assert f"top-1 {head.top1:.2%}" in fitted.stdout
+    before, after = (duckdb.sql(f"SELECT * FROM '{tmp_path}/{out}/labels/**/*.parquet' ORDER BY shard, index")
+                     for out in ("out", "own-out"))
+    embedding_ND = np.stack(before.fetchnumpy()["embedding"])
+    logit_NK = embedding_ND @ head.state["last_linear.weight"].numpy().T + head.state["last_linear.bias"].numpy()
+    table = after.to_arrow_table()
+    assert table["label_id"].to_pylist() == logit_NK.argmax(1).tolist()
+    prob_N = (np.exp(logit_NK) / np.exp(logit_NK).sum(1, keepdims=True)).max(1)
+    assert np.abs(np.array(table["prob"]) - prob_N).max() < 1e-3
+    assert {*table["label"].to_pylist()} == {"even", "odd"}
+
+
+@pytest.fixture(scope="module")
+def separable(tmp_path_factory):
+    """An output of seed:0 whose embeddings are noise, but for 30 dimensions a class; its truth, of three classes."""
+    random = np.random.default_rng(0)
+    known = random.integers(0, 3, 300)
+    embedding_ND = random.normal(5, 3, (300, 1536)).astype(np.float32)
+    embedding_ND[:, 107] = 100
+    for number in range(3):
+        embedding_ND[known == number, 30 * number:30 * (number + 1)] += 4
+    folder = tmp_path_factory.mktemp("out")
+    tables(folder, np.full((300, 1000), 1e-3), load_classes(), model=weights.identify("seed:0").model_id, embedding=embedding_ND,
+           digests=[sha256(str(n).encode()).hexdigest() for n in range(300)])
+    truth = pa.table([["a.tar"] * 300, [f"k{n}" for n in range(300)], [("b", "a", "c")[n] for n in known]], schema=TRUTH)
+    return str(folder), truth
+
+
+def test_a_head_of_several_classes(separable):
+    head = fit(separable[0], "seed:0", separable[1], 0.25)
+    assert head.classes["label"].to_pylist() == ["a", "b", "c"]
+    assert head.top1 > 0.95
+    assert head.chance < 0.6
+    assert 50 < head.num_held_out < 100
+    check_classes(head.state, head.classes)
+    seed = weights.load(weights.identify("seed:0"))
+    assert all((head.state[name] == seed[name]).all() for name in seed if not name.startswith("last_linear"))
+
+
+def test_truth_that_has_nothing_to_learn_gives_chance(separable):
+    shuffled = separable[1].set_column(2, "value", pa.array(np.random.default_rng(1).permutation(separable[1]["value"])))
+    head = fit(separable[0], "seed:0", shuffled, 0.25)
+    assert abs(head.top1 - 1 / 3) < 0.2
+
+
+def test_other_weights_than_those_of_the_tables(separable):
+    with pytest.raises(UserError, match="inception_v4-.*no tables can be read there"):
+        fit(separable[0], "seed:1", separable[1], 0.25)
+
+
+def test_too_few_images(separable):
+    with pytest.raises(UserError, match="too few for 3 classes"):
+        fit(separable[0], "seed:0", separable[1].slice(0, 4), 0.25)
+    with pytest.raises(UserError, match="names 1 classes"):
+        fit(separable[0], "seed:0", separable[1].filter(pa.compute.equal(separable[1]["value"], "a")), 0.25)
+
+
+def test_classes_of_a_truth():
+    assert classes_of(["10", "9", "9"])["label"].to_pylist() == ["9", "10"]
+    assert classes_of(["n01443537", "mine"]).to_pylist() == [
+        {"label_id": 0, "wnid": None, "label": "mine"}, {"label_id": 1, "wnid": "n01443537", "label": "goldfish"}]
+    assert targets(["goldfish", "n01443537", "mine", "x"], classes_of(["n01443537", "mine"])).tolist() == [1, 1, 0, -1]
+    with pytest.raises(UserError, match="1,001 classes, and such a file is taken for Google's"):
+        classes_of([str(n) for n in range(1001)])
+
+
+def test_copies_are_held_out_together():
+    digests = [sha256(str(n).encode()).hexdigest() for n in range(2000)]
+    assert held_out(digests, 0.3).tolist() == held_out(digests[::-1], 0.3).tolist()[::-1]
+    assert abs(held_out(digests, 0.3).mean() - 0.3) < 0.05
+
+
+def test_a_share_that_is_none():
+    done = run([sys.executable, "jobs/finetune.py", "--output", "x", "--save", "y", "--input", "z", "--holdout", "20"],
+               check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--holdout is a share" in done.stderr
