@@ -62,5 +62,12 @@ def preprocess(picture: Picture, slot_HWC: np.ndarray) -> None:
         size = [bottom + (bottom == rows), right + (right == columns)]
         resized_NCHW = _resize(pixels_NCHW, size, False, 1 / step_y, 1 / step_x)
         crop_HWC = resized_NCHW.numpy()[0].transpose(1, 2, 0)[top:bottom, left:right]
-    upright_HWC = crop_HWC.transpose(1, 0, 2) if transpose else crop_HWC
-    slot_HWC[...] = upright_HWC[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+    slot_HWC[...] = upright(crop_HWC, orientation)
+
+
+def upright(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of the pixels turned as EXIF's `orientation`, 1 to 8, asks."""
+    transpose, flip_rows, flip_columns = UPRIGHT[orientation]
+    if transpose:
+        pixels_HWC = pixels_HWC.transpose(1, 0, 2)
+    return pixels_HWC[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
