@@ -20,15 +20,14 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from pipeline import weights
-from pipeline.classes import MAX_CLASSES, SCHEMA, load_classes
 from pipeline.config import UserError, canonical_uri
 from pipeline.query import connect
 from pipeline.table import EMBEDDING
+from pipeline.truth import classes_of, held_out, targets
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the smaller, the smaller the head's weights
 CHOICE = 0.2  # of the images to fit, by which the strength is chosen
 MAX_ITERATIONS = 500
-BACKGROUND = 1001  # classes: `weights.load` takes such a file for Google's, and drops the first
 
 _EMBEDDINGS = """
 SELECT embedding, sha256, value FROM labels JOIN truth USING (shard, key) WHERE error IS NULL ORDER BY shard, index"""
@@ -55,36 +54,6 @@ class Head:
         return 1.96 * sqrt(self.top1 * (1 - self.top1) / self.num_held_out)
 
 
-def classes_of(values: list[str]) -> pa.Table:
-    """The classes that a truth names, as `classes.SCHEMA`: in order of their names, or of their numbers.
-
-    A wnid of ImageNet-1k keeps its label.
-
-    Raises:
-        UserError: fewer than two, or more than a label_id can count, or as many as weights cannot have.
-    """
-    names = sorted(set(values), key=(lambda name: (int(name), name)) if all(name.isdecimal() for name in values) else None)
-    if not 2 <= len(names) <= MAX_CLASSES or len(names) == BACKGROUND:
-        why = "such a file is taken for Google's 1001, whose first is dropped" if len(names) == BACKGROUND else \
-            f"a network has 2 to {MAX_CLASSES:,}"
-        raise UserError(f"--truth: it names {len(names):,} classes, and {why}.")
-    known = {row["wnid"]: row["label"] for row in load_classes().to_pylist()}
-    return pa.table([range(len(names)), [name if name in known else None for name in names],
-                     [known.get(name, name) for name in names]], schema=SCHEMA)
-
-
-def targets(values: list[str], classes: pa.Table) -> np.ndarray:
-    """The label_id of each value, int64 [N]; -1 for what is no class."""
-    by_name = {row[name]: row["label_id"] for name in ("label", "wnid") for row in classes.to_pylist() if row[name]}
-    return np.array([by_name.get(value, -1) for value in values], np.int64)
-
-
-def held_out(sha256: list[str], share: float, salt: int = 0) -> np.ndarray:
-    """Which images are held out, bool [N]: a share of all digests, always the same ones."""
-    digits = slice(8 * salt, 8 * salt + 8)
-    return np.array([int(one[digits], 16) < share * 2**32 for one in sha256], bool)
-
-
 def fit(output: str, spec: str, truth: pa.Table, holdout: float) -> Head:
     """Fit a head for the classes that `truth` names on the embeddings of an output; `spec` as `--weights` takes it.
 
@@ -98,8 +67,8 @@ def fit(output: str, spec: str, truth: pa.Table, holdout: float) -> Head:
     embedding_ND, sha256, values = _embeddings(canonical_uri(output), chosen.model_id, truth)
     classes = classes_of(values)
     target_N = targets(values, classes)
-    outside = held_out(sha256, holdout)
-    choosing = ~outside & held_out(sha256, CHOICE, salt=1)
+    outside = np.array([held_out(one, holdout) for one in sha256])
+    choosing = ~outside & np.array([held_out(one, CHOICE, salt=1) for one in sha256])
     parts = {"to fit": ~outside & ~choosing, "to choose by": choosing, "held out": outside}
     for name, part in parts.items():
         if not part.any() or name == "to fit" and len(np.unique(target_N[part])) < len(classes):

@@ -13,11 +13,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipeline import storage
+from pipeline.classes import MAX_CLASSES, SCHEMA, load_classes
 from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.inputs import NONE_FOUND, Inputs, find
 from pipeline.retry import Replaced
@@ -33,6 +35,7 @@ WHERE = re.compile(r"folder|member:[^:/]+|column:.+|.+\.csv", re.IGNORECASE | re
 HELP = ("FILE.csv (columns shard, key, and label_id, wnid or label), folder (the name of the folder an image is in), "
         "member:SUFFIX (of a tar, beside the image: member:cls) or column:NAME (of a Parquet file)")
 SHARDS_AT_ONCE = 4
+BACKGROUND = 1001  # classes: `weights.load` takes such a file for Google's, and drops the first
 LOOKED_AT = 20  # samples of the first shard, to find where the truth is
 
 
@@ -70,7 +73,7 @@ def look(input_uri: str, inputs: Inputs, format: str = "auto") -> str:
     Raises:
         UserError: none of these has any, or the input cannot be read.
     """
-    shard, uri, group = next(_shards(input_uri, format))
+    shard, uri, group = next(shards(input_uri, format))
     kind = "images" if group else "parquet" if uri.lower().endswith(".parquet") else "tar"
     places = {"images": [], "parquet": ["column:label"], "tar": ["member:cls", "member:txt"]}[kind] + ["folder"]
     for where in places:
@@ -109,6 +112,55 @@ def resolve(values: pa.Array, classes: pa.Table) -> tuple[pa.Array, str]:
                     f"{f', nor are {len(strange) - 1} others' if len(strange) > 1 else ''}.")
 
 
+def classes_of(values: list[str]) -> pa.Table:
+    """The classes that a truth names, as `classes.SCHEMA`: in order of their names, or of their numbers.
+
+    A wnid of ImageNet-1k keeps its label.
+
+    Raises:
+        UserError: fewer than two, or more than a label_id can count, or as many as weights cannot have.
+    """
+    names = sorted(set(values), key=(lambda name: (int(name), name)) if all(name.isdecimal() for name in values) else None)
+    if not 2 <= len(names) <= MAX_CLASSES or len(names) == BACKGROUND:
+        why = "such a file is taken for Google's 1001, whose first is dropped" if len(names) == BACKGROUND else \
+            f"a network has 2 to {MAX_CLASSES:,}"
+        raise UserError(f"--truth: it names {len(names):,} classes, and {why}.")
+    known = {row["wnid"]: row["label"] for row in load_classes().to_pylist()}
+    return pa.table([range(len(names)), [name if name in known else None for name in names],
+                     [known.get(name, name) for name in names]], schema=SCHEMA)
+
+
+def targets(values: list[str], classes: pa.Table) -> np.ndarray:
+    """The label_id of each value, int64 [N]; -1 for what is no class."""
+    by_name = {row[name]: row["label_id"] for name in ("label", "wnid") for row in classes.to_pylist() if row[name]}
+    return np.array([by_name.get(value, -1) for value in values], np.int64)
+
+
+def held_out(sha256: str, share: float, salt: int = 0) -> bool:
+    """Whether an image is held out: of all digests a share is, always the same ones, so copies stay together."""
+    return int(sha256[8 * salt:8 * salt + 8], 16) < share * 2**32
+
+
+def shards(input_uri: str, format: str) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
+    """Path, URI and group (if it is one) of each shard.
+
+    Raises:
+        UserError: there are none, or they cannot be listed.
+    """
+    check_uri("input", input_uri)
+    input_uri = canonical_uri(input_uri)
+    try:
+        found = find(input_uri, format)
+    except UserError:
+        raise
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("input", input_uri, error) from error
+    if not len(found):
+        raise UserError(f"--input {input_uri} {NONE_FOUND}.")
+    for listed in found.to_pylist():
+        yield listed["path"], storage.child(input_uri, listed["path"]), listed if "members" in listed else None
+
+
 def _read_csv(uri: str) -> pa.Table:
     try:
         data = storage.read_bytes(uri)
@@ -138,20 +190,4 @@ def _read_shards(input_uri: str, inputs: Inputs, format: str) -> Iterator[pa.Tab
         return pa.table([[shard] * len(said), [key for key, _ in said], [value for _, value in said]], schema=TRUTH)
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-        yield from pool.map(read_one, _shards(input_uri, format))
-
-
-def _shards(input_uri: str, format: str) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
-    """Path, URI and group (if it is one) of each shard."""
-    check_uri("input", input_uri)
-    input_uri = canonical_uri(input_uri)
-    try:
-        found = find(input_uri, format)
-    except UserError:
-        raise
-    except Exception as error:  # each store has its own exceptions
-        raise storage.explain("input", input_uri, error) from error
-    if not len(found):
-        raise UserError(f"--input {input_uri} {NONE_FOUND}.")
-    for listed in found.to_pylist():
-        yield listed["path"], storage.child(input_uri, listed["path"]), listed if "members" in listed else None
+        yield from pool.map(read_one, shards(input_uri, format))

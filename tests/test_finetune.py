@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 from pipeline import weights
 from pipeline.classes import load_classes
 from pipeline.config import UserError
-from pipeline.finetune import classes_of, fit, held_out, targets
+from pipeline.finetune import fit
 from pipeline.labeller import check_classes
-from pipeline.truth import TRUTH
+from pipeline.truth import TRUTH, classes_of, held_out, targets
 from tests.conftest import job
 from tests.test_evaluate import tables
 
@@ -112,10 +112,11 @@ def test_classes_of_a_truth():
         classes_of([str(n) for n in range(1001)])
 
 
-def test_copies_are_held_out_together():
+def test_a_share_is_held_out_by_digest():
     digests = [sha256(str(n).encode()).hexdigest() for n in range(2000)]
-    assert held_out(digests, 0.3).tolist() == held_out(digests[::-1], 0.3).tolist()[::-1]
-    assert abs(held_out(digests, 0.3).mean() - 0.3) < 0.05
+    assert abs(np.mean([held_out(one, 0.3) for one in digests]) - 0.3) < 0.05
+    assert all(held_out(one, 0.4) for one in digests if held_out(one, 0.3))
+    assert abs(np.mean([held_out(one, 0.3, salt=1) for one in digests if held_out(one, 0.3)]) - 0.3) < 0.07
 
 
 def test_a_share_that_is_none():
