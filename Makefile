@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test chaos training lint bench
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -10,9 +10,11 @@ setup: .venv/.done
 demo: setup
 	$(PY) jobs/demo.py $(if $(WEIGHTS),--weights $(WEIGHTS))
 test: setup
-	$(PY) -m pytest -m 'not gpu and not chaos'
+	$(PY) -m pytest -m 'not gpu and not chaos and not training'
 chaos: setup
 	$(PY) -m pytest -m chaos -s
+training: setup
+	$(PY) -m pytest -m training -s
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy pipeline jobs

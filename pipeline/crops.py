@@ -8,6 +8,7 @@ jittered. Validation is as in labelling: the shortest side to size / 0.875, the 
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,6 +62,8 @@ class Crops:
         with ThreadPoolExecutor(self.num_threads, "crop") as pool:
             for row in shards.to_pylist():
                 target_of = dict(zip(row["keys"], row["targets"], strict=True))
+                if row["group"]:  # loose images come in order of time, which is often that of their classes
+                    random.shuffle(row["group"]["members"])
                 with self.inputs.open(row["uri"], row["group"]) as (samples, _):
                     chosen = (sample for sample in samples if sample.key in target_of)
                     yield from self._blocks(row["shard"], chosen, target_of, pool, transform)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from pipeline.weights import Weights
 
 STATE = "state.pt"
 LOOK_EVERY = 10  # steps between two looks at the loss: each makes a GPU wait for the last step
-SHUFFLED_BATCHES = 8  # that a worker keeps and draws at random from, since a shard's neighbours are often alike
+SHUFFLED_BYTES = 2**28  # of crops that a worker keeps and draws at random from, since a shard's neighbours are often alike
 
 
 class NotFinite(Exception):
@@ -65,115 +64,145 @@ class Progress:
 
 
 def work(told: dict[str, Any]) -> None:
-    """The loop that Ray Train runs in each worker, from the last state that it saved."""
-    job: Job = told["job"]
-    recipe, progress = job.recipe, Progress()
-    context = ray.train.get_context()
-    rank, num_workers = context.get_world_rank(), context.get_world_size()
-    keep_freed_memory()
-    torch.set_num_threads(job.num_threads)
-    torch.backends.cudnn.benchmark = True
-    device = ray.train.torch.get_device()
-    network = make_network(recipe, len(job.classes), weights.load(job.start) if job.start else None).to(device)
-    ema = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True)
-    optimizer, schedule = make_optimizer(recipe, network)
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    parts: dict[str, Any] = {"network": network, "ema": ema, "optimizer": optimizer, "scaler": scaler}
-    if saved := ray.train.get_checkpoint():
-        with saved.as_directory() as folder:
-            state = torch.load(Path(folder) / STATE, map_location=device, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        progress = Progress(**state["progress"])
-        if rank == 0:
-            job.lines.put(f"goes on after epoch {progress.epoch}, step {progress.step:,}")
-    parallel = ray.train.torch.prepare_model(network)
-    torch.manual_seed(recipe.seed + rank + 1000 * progress.epoch)  # dropout differs between workers
-    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    autocast = torch.autocast(device.type, DTYPES[recipe.precision], enabled=recipe.precision != "fp32")
+    """The function that Ray Train runs in each worker: epochs, from the last state that was saved."""
+    worker = Worker(told["job"])
+    worker.restore()
+    while worker.progress.epoch < worker.recipe.epochs:
+        begun = time.monotonic()
+        losses = worker.train_epoch()
+        figures = {"loss": sum(losses) / len(losses), "learning_rate": worker.optimizer.param_groups[0]["lr"],
+                   "images_per_s": len(losses) * worker.recipe.batch_size / (time.monotonic() - begun)}
+        worker.end_epoch(losses, figures | worker.judge())
 
-    while progress.epoch < recipe.epochs:
-        schedule.step(progress.epoch)
-        begun, losses, parallel_on = time.monotonic(), [], parallel.train()
-        looked = begun
-        for image_NCHW, target_N in batches("train", recipe.batch_size // num_workers, device, shuffled=True):
-            with autocast:
-                logit_NK = parallel_on(image_NCHW)
-            loss = loss_of(logit_NK.float(), target_N)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            progress.step += 1
-            ema.update(network, progress.step)
-            losses.append(loss.detach())
+
+class Worker:
+    """The network and all that changes with it, on this worker's device."""
+
+    def __init__(self, job: Job) -> None:
+        keep_freed_memory()
+        torch.set_num_threads(job.num_threads)
+        torch.backends.cudnn.benchmark = True
+        context = ray.train.get_context()
+        self.job, self.recipe, self.progress = job, job.recipe, Progress()
+        self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+        self.batch_size = job.recipe.batch_size // self.num_workers
+        self.device = ray.train.torch.get_device()
+        start = weights.load(job.start) if job.start else None
+        self.network = make_network(self.recipe, len(job.classes), start).to(self.device)
+        self.ema = ModelEmaV3(self.network, decay=self.recipe.ema_decay, use_warmup=True)
+        self.optimizer, self.schedule = make_optimizer(self.recipe, self.network)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.recipe.precision == "fp16")
+        self.autocast = torch.autocast(self.device.type, DTYPES[self.recipe.precision], enabled=self.recipe.precision != "fp32")
+        self.loss_of = nn.CrossEntropyLoss(label_smoothing=self.recipe.label_smoothing)
+        self.kept: dict[str, Any] = {"network": self.network, "ema": self.ema, "optimizer": self.optimizer,
+                                     "scaler": self.scaler}
+
+    def restore(self) -> None:
+        """Take the last state that was saved, if there is one; then let DDP average the gradients."""
+        if saved := ray.train.get_checkpoint():
+            with saved.as_directory() as folder:
+                state = torch.load(Path(folder) / STATE, map_location=self.device, weights_only=True)
+            for name, part in self.kept.items():
+                part.load_state_dict(state[name])
+            self.progress = Progress(**state["progress"])
+            self.tell(f"goes on after epoch {self.progress.epoch}, step {self.progress.step:,}")
+        self.parallel = ray.train.torch.prepare_model(self.network)
+        torch.manual_seed(self.recipe.seed + self.rank + 1000 * self.progress.epoch)  # dropout differs between workers
+
+    def tell(self, line: str) -> None:
+        """Show a line to the user, if this is the first worker."""
+        if self.rank == 0:
+            self.job.lines.put(line)
+
+    def train_epoch(self) -> list[float]:
+        """Go over all images once; returns the loss of each step, over all workers.
+
+        Raises:
+            NotFinite: the loss is no number any more.
+            ValueError: a batch is larger than the dataset.
+        """
+        self.schedule.step(self.progress.epoch)
+        self.parallel.train()
+        losses: list[Tensor] = []
+        looked = time.monotonic()
+        for image_NCHW, target_N in self.batches("train"):
+            losses.append(self.step(image_NCHW, target_N))
             if len(losses) % LOOK_EVERY == 0:
                 if not torch.isfinite(losses[-1]):
-                    raise NotFinite(f"the loss is {losses[-1]} at step {progress.step:,}: lower --learning-rate")
-                if rank == 0:
-                    rate = LOOK_EVERY * recipe.batch_size / (time.monotonic() - looked)
-                    looked = time.monotonic()
-                    job.lines.put(f"epoch {progress.epoch + 1}/{recipe.epochs}  step {progress.step:,}  "
-                                  f"loss {losses[-1]:.4f}  {rate:,.1f} images/s")
+                    raise NotFinite(f"the loss is {losses[-1]} at step {self.progress.step:,}: lower --learning-rate")
+                rate = LOOK_EVERY * self.recipe.batch_size / (time.monotonic() - looked)
+                looked = time.monotonic()
+                self.tell(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}  step {self.progress.step:,}  "
+                          f"loss {losses[-1]:.4f}  {rate:,.1f} images/s")
         if not losses:
-            raise ValueError(f"--batch-size {recipe.batch_size} is more than there are images to train on")
-        loss_S = torch.stack(losses)
-        if num_workers > 1:
-            torch.distributed.all_reduce(loss_S)
-        train_s = time.monotonic() - begun
-        progress.epoch += 1
-        progress.losses += (loss_S / num_workers).tolist()
-        figures = {"epoch": progress.epoch, "step": progress.step, "loss": float(loss_S.mean() / num_workers),
-                   "learning_rate": optimizer.param_groups[0]["lr"],
-                   "images_per_s": len(losses) * recipe.batch_size / train_s,
-                   **judge(ema.module, recipe, device, autocast, num_workers)}
-        progress.epochs.append(figures)
-        if rank == 0:
-            job.lines.put(f"epoch {progress.epoch}/{recipe.epochs}  loss {figures['loss']:.4f}  valid loss "
-                          f"{figures['valid_loss']:.4f}  top-1 {figures['top1']:.2%}  top-5 {figures['top5']:.2%}  "
-                          f"of {figures['valid_images']:,.0f}  {figures['images_per_s']:,.1f} images/s")
-        _report(job, parts, progress, figures, rank)
+            raise ValueError(f"--batch-size {self.recipe.batch_size} is more than there are images to train on")
+        return (self.over_workers(torch.stack(losses)) / self.num_workers).tolist()
 
+    def step(self, image_NCHW: Tensor, target_N: Tensor) -> Tensor:
+        """One update of the weights; returns the loss before it."""
+        with self.autocast:
+            logit_NK = self.parallel(image_NCHW)
+        loss: Tensor = self.loss_of(logit_NK.float(), target_N)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.progress.step += 1
+        self.ema.update(self.network, self.progress.step)
+        return loss.detach()
 
-def batches(name: str, size: int, device: torch.device, *, shuffled: bool) -> Iterable[tuple[Tensor, Tensor]]:
-    """This worker's part of a dataset as normalised images [N, 3, S, S] and targets int64 [N]; in training all of `size`."""
-    dataset = ray.train.get_dataset_shard(name)
-    shuffle = {"local_shuffle_buffer_size": SHUFFLED_BATCHES * size} if shuffled else {}
-    for batch in dataset.iter_torch_batches(batch_size=size, drop_last=shuffled, device=device, **shuffle):
-        image_NCHW = batch["image"].permute(0, 3, 1, 2).float()  # NHWC permuted is channels_last: no copy
-        yield (image_NCHW / 255 - MEAN) / STD, batch["target"]
+    def judge(self) -> dict[str, float]:
+        """Loss and accuracy of the averaged weights on the images that are held out; zero where there are none."""
+        network = self.ema.module.eval()
+        if self.num_workers > 1:  # BatchNorm's averages are each worker's own, and those of the first are saved
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        total_4 = torch.zeros(4, dtype=torch.float64, device=self.device)
+        with torch.inference_mode():
+            for image_NCHW, target_N in self.batches("valid"):
+                with self.autocast:
+                    logit_NK = network(image_NCHW)
+                logit_NK = logit_NK.float()
+                right_NK = logit_NK.topk(min(5, logit_NK.shape[1])).indices == target_N[:, None]
+                loss = nn.functional.cross_entropy(logit_NK, target_N, reduction="sum")
+                total_4 += torch.stack([loss, right_NK[:, 0].sum(), right_NK.sum(), (target_N >= 0).sum()]).double()
+        *sums, count = self.over_workers(total_4).tolist()
+        names = ("valid_loss", "top1", "top5")
+        return {name: total / max(count, 1) for name, total in zip(names, sums, strict=True)} | {"valid_images": count}
 
+    def batches(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """This worker's part of a dataset as normalised images [N, 3, S, S] and targets int64 [N]; in training all full."""
+        training = name == "train"
+        kept = max(self.batch_size, SHUFFLED_BYTES // (3 * self.recipe.image_size**2))
+        shuffle = {"local_shuffle_buffer_size": kept} if training else {}
+        for batch in ray.train.get_dataset_shard(name).iter_torch_batches(
+                batch_size=self.batch_size, drop_last=training, device=self.device, **shuffle):
+            image_NCHW = batch["image"].permute(0, 3, 1, 2).float()  # NHWC permuted is channels_last: no copy
+            yield (image_NCHW / 255 - MEAN) / STD, batch["target"]
 
-def judge(network: nn.Module, recipe: Recipe, device: torch.device, autocast: Any, num_workers: int) -> dict[str, float]:
-    """Loss and accuracy on the images that are held out, over all workers; all zero where there are none."""
-    total_4 = torch.zeros(4, dtype=torch.float64, device=device)
-    network.eval()
-    with torch.inference_mode():
-        for image_NCHW, target_N in batches("valid", recipe.batch_size // num_workers, device, shuffled=False):
-            with autocast:
-                logit_NK = network(image_NCHW)
-            logit_NK = logit_NK.float()
-            top_NK = logit_NK.topk(min(5, logit_NK.shape[1])).indices
-            right_NK = top_NK == target_N[:, None]
-            total_4 += torch.stack([nn.functional.cross_entropy(logit_NK, target_N, reduction="sum"), right_NK[:, 0].sum(),
-                                    right_NK.sum(), torch.tensor(len(target_N), device=device)]).double()
-    if num_workers > 1:
-        torch.distributed.all_reduce(total_4)
-    loss, top1, top5, count = total_4.tolist()
-    return {"valid_loss": loss / max(count, 1), "top1": top1 / max(count, 1), "top5": top5 / max(count, 1),
-            "valid_images": count}
+    def over_workers(self, values: Tensor) -> Tensor:
+        """The sum over all workers."""
+        if self.num_workers > 1:
+            torch.distributed.all_reduce(values)
+        return values
 
-
-def _report(job: Job, parts: dict[str, Any], progress: Progress, figures: dict[str, float], rank: int) -> None:
-    """Save the state, and what a user can take: the averaged weights so far, the classes, the curves."""
-    with tempfile.TemporaryDirectory() if rank == 0 else nullcontext() as folder:
-        saved = None
-        if folder is not None:
-            torch.save({name: part.state_dict() for name, part in parts.items()} | {"progress": vars(progress)},
-                       Path(folder) / STATE)
-            saved = ray.train.Checkpoint.from_directory(folder)
-            save_model(parts["ema"].module.state_dict(), job.classes, job.folder)
-            write_curves(progress.losses, progress.epochs, job.folder)
-        ray.train.report(figures, checkpoint=saved)
+    def end_epoch(self, losses: list[float], figures: dict[str, float]) -> None:
+        """Save the state, and what a user can take: the averaged weights so far, the classes, the curves."""
+        self.progress.epoch += 1
+        figures = {"epoch": self.progress.epoch, "step": self.progress.step} | figures
+        self.progress.losses += losses
+        self.progress.epochs.append(figures)
+        self.tell(f"epoch {self.progress.epoch}/{self.recipe.epochs}  loss {figures['loss']:.4f}  held out: "
+                  f"loss {figures['valid_loss']:.4f}, top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%} "
+                  f"of {figures['valid_images']:,.0f}  {figures['images_per_s']:,.1f} images/s")
+        if self.rank:
+            ray.train.report(figures)
+            return
+        save_model(self.ema.module.state_dict(), self.job.classes, self.job.folder)
+        write_curves(self.progress.losses, self.progress.epochs, self.job.folder)
+        with tempfile.TemporaryDirectory() as folder:
+            state = {name: part.state_dict() for name, part in self.kept.items()} | {"progress": vars(self.progress)}
+            torch.save(state, Path(folder) / STATE)
+            ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -1,0 +1,181 @@
+"""Training: its crops, its recipe, and the job itself: to the end, through a kill, on two workers as on one."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline import weights
+from pipeline.classes import load_classes
+from pipeline.config import Config, UserError
+from pipeline.crops import SHARDS, Crops
+from pipeline.decode import decode
+from pipeline.inception_v4 import INPUT_SIZE, InceptionV4
+from pipeline.inputs import Inputs
+from pipeline.recipe import Recipe, make_network, make_optimizer
+from pipeline.train import Examples, _claim, train
+from tests.conftest import ROOT, job
+from tests.processes import family, kill
+from tests.test_shards import make_tar
+
+INPUTS = Inputs(None, None, Config.max_image_bytes, None)
+TOY = ("--image-size", 75, "--batch-size", 16, "--label-smoothing", 0, "--dropout", 0, "--no-augment", "--precision", "fp32")
+
+
+def digits(folder: Path, number: int) -> Path:
+    """So many pictures of each of the digits 0 to 3, in a folder for each."""
+    data = load_digits()
+    for digit in range(4):
+        (folder / f"digit{digit}").mkdir(parents=True)
+        for n, at in enumerate(np.flatnonzero(data.target == digit)[:number]):
+            Image.fromarray(np.uint8(data.images[at] * 15)).resize((96, 96)).save(folder / f"digit{digit}/{n:03}.png")
+    return folder
+
+
+def losses(folder: Path) -> list[float]:
+    with (folder / "steps.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def crops(tmp_path, members, side="train", holdout=0.0, size=75, augment=False):
+    """What the stage makes of a tar of these members, all of class 3; and what it tells."""
+    (tmp_path / "a.tar").write_bytes(make_tar(*members))
+    keys = [name.rpartition(".")[0] for name, _ in members]
+    row = {"shard": "a.tar", "uri": str(tmp_path / "a.tar"), "keys": keys, "targets": [3] * len(keys), "group": None}
+    said = []
+    stage = Crops(INPUTS, size, side, holdout, augment, 2, SimpleNamespace(put=said.append))
+    return list(stage(pa.Table.from_pylist([row], schema=SHARDS))), said
+
+
+def test_validation_crops_are_those_of_labelling(tmp_path, photographs):
+    jpegs = [(name, data) for name, data in photographs if name.endswith("jpg")]
+    (block,), _ = crops(tmp_path, jpegs, size=INPUT_SIZE)
+    slot_HWC = np.empty((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    for (_, encoded), crop_HWC in zip(jpegs, block["image"], strict=True):
+        decode(encoded, slot_HWC, max_pixels=10**9, max_bytes=10**9, reduce=False)
+        apart = np.abs(crop_HWC.astype(int) - slot_HWC)
+        assert apart.mean() < 0.05 and apart.max() <= 3
+    assert block["target"].tolist() == [3] * len(jpegs)
+
+
+def test_training_crops_differ_from_time_to_time(tmp_path, photographs):
+    (first,), _ = crops(tmp_path, photographs, augment=True)
+    (second,), _ = crops(tmp_path, photographs, augment=True)
+    assert first["image"].shape == (len(photographs), 75, 75, 3) and first["image"].dtype == np.uint8
+    assert (first["image"] != second["image"]).any((1, 2, 3)).all()
+
+
+def test_each_image_is_trained_on_or_held_out(tmp_path):
+    members = []
+    for n in range(150):
+        Image.new("RGB", (80, 80), (n, 0, 0)).save(tmp_path / "x.png")
+        members.append((f"k{n}.png", (tmp_path / "x.png").read_bytes()))
+    reds = {side: [int(image[0, 0, 0]) for block in crops(tmp_path, members, side, 0.3)[0] for image in block["image"]]
+            for side in ("train", "valid")}
+    assert sorted(reds["train"] + reds["valid"]) == list(range(150))
+    assert 25 < len(reds["valid"]) < 65
+
+
+def test_what_cannot_be_decoded_is_told(tmp_path, photographs):
+    blocks, said = crops(tmp_path, [*photographs[:2], ("broken.jpg", photographs[3][1][:2000])])
+    assert sum(len(block["image"]) for block in blocks) == 2
+    assert said == ["left out: a.tar: broken cannot be decoded"]
+
+
+def test_the_schedule_and_what_decays():
+    recipe = Recipe(warmup_epochs=0)
+    optimizer, schedule = make_optimizer(recipe, make_network(recipe, 4, None))
+    seen = []
+    for epoch in range(6):
+        schedule.step(epoch)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([0.045, 0.045, 0.045 * 0.94, 0.045 * 0.94, 0.045 * 0.94**2, 0.045 * 0.94**2])
+    decays = {group["weight_decay"]: sum(tensor.ndim == 1 for tensor in group["params"]) for group in optimizer.param_groups}
+    assert decays[4e-5] == 0 and decays[0.0] == 2 * 149 + 1  # a weight and a bias of each BatchNorm, and the head's bias
+    assert (optimizer.param_groups[0]["eps"], optimizer.param_groups[0]["alpha"], optimizer.param_groups[0]["momentum"]) == (
+        1.0, 0.9, 0.9)
+
+
+def test_the_network_that_is_trained_is_the_one_that_labels():
+    state = weights.load(weights.identify("seed:0"))
+    trained, labels = make_network(Recipe(), 1000, state).eval(), InceptionV4().eval()
+    labels.load_state_dict(state, strict=False)
+    image_NCHW = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        assert torch.allclose(trained(image_NCHW), labels(image_NCHW)[1], atol=1e-4)
+    other = make_network(Recipe(), 4, state)
+    assert other.last_linear.weight.shape == (4, 1536)
+    assert torch.equal(other.features[0].conv.weight, state["features.0.conv.weight"])
+
+
+def test_a_folder_holds_one_training(tmp_path):
+    _claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
+    _claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
+    with pytest.raises(UserError, match="another input and dropout"):
+        _claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0}, "input": "b"})
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"recipe": Recipe(image_size=60)}, "at least 75 pixels"),
+    ({"where": "member:cls"}, "is for tar shards"),
+    ({"start": "seed:x"}, "--weights seed:x"),
+    ({"classes_path": str(ROOT / "pipeline/imagenet_1k.csv")}, "'digit0' is no wnid, label or label_id of the model's 1000"),
+])
+def test_what_does_not_fit(tmp_path, change, message):
+    given = {"recipe": Recipe(), "where": "folder", "start": None, "classes_path": None} | change
+    examples = Examples(str(digits(tmp_path / "in", 1)), given["where"], INPUTS)
+    with pytest.raises(UserError, match=message):
+        train(examples, None, 0.1, given["recipe"], given["start"], given["classes_path"], str(tmp_path / "out"), 1, sys.stderr)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_may_have_more_workers(tmp_path):
+    """Killed after its first epoch, it is ended by two workers, at the step where it would have ended."""
+    command = ("--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 3, "--holdout", 0.1, *TOY)
+    with (tmp_path / "log").open("wb") as log:
+        first = subprocess.Popen([sys.executable, ROOT / "jobs/train.py", *map(str, command)], cwd=ROOT, stdout=log, stderr=log,
+                                 env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    until = time.monotonic() + 120
+    while not [*(tmp_path / "out").glob("state/*/state.pt")]:
+        assert first.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+    time.sleep(1)  # Ray Train notes that the state is whole
+    kill(family(first.pid))
+    assert first.wait() == -signal.SIGKILL
+    done_before = losses(tmp_path / "out")
+    again = job("train", *command, "--workers", 2)
+    assert again.returncode == 0, again.stderr
+    assert "goes on after epoch 1, step 2" in again.stderr
+    assert "3 epochs, 6 steps" in again.stdout
+    assert losses(tmp_path / "out")[:2] == done_before
+    assert len(losses(tmp_path / "out")) == 6
+    assert load_classes(str(tmp_path / "out/classes.csv"))["label"].to_pylist() == [f"digit{n}" for n in range(4)]
+    model = weights.load(weights.identify(str(tmp_path / "out/weights.safetensors")))
+    assert model["last_linear.weight"].shape == (4, 1536)
+    nothing = job("train", *command)
+    assert nothing.returncode == 0, nothing.stderr
+    assert "3 epochs, 6 steps" in nothing.stdout
+
+
+@pytest.mark.training
+def test_the_loss_goes_to_zero_and_two_workers_are_as_one(tmp_path):
+    folder = digits(tmp_path / "in", 20)
+    for number in (1, 2):
+        done = job("train", "--input", folder, "--save", tmp_path / f"{number}", "--epochs", 32, "--holdout", 0.1, *TOY,
+                   "--learning-rate", 0.1, "--workers", number, "--ema-decay", 0.9)
+        assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    print([round(float(np.mean(part)), 3) for curve in (one, two) for part in np.array_split(curve, 8)])
+    assert len(one) == len(two)
+    assert np.mean(one[-4:]) < 0.1 and np.mean(two[-4:]) < 0.1
