@@ -80,6 +80,7 @@ def test_rejected_failed_changed_and_new(shards, photographs, tmp_path):
     digest(mine, output)
 
 
+@pytest.mark.chaos
 def test_killed_at_any_moment_the_next_run_completes(shards, undisturbed, tmp_path):
     output, kills = tmp_path / "out", 0
     command = [sys.executable, ROOT / "jobs/label.py", "--input", shards, "--output", output, *SEED,

@@ -79,7 +79,7 @@ def test_a_run_that_is_told_to_end_leaves_order(shards, tmp_path, number):
     assert row["status"] == "failed" and row["num_failed"] + row["num_committed"] == 5
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_two_runs_at_once(shards, undisturbed, tmp_path):
     output = tmp_path / "out"
     options = ("--input", shards, "--output", output, *SEED, "--batch-size", 4)
