@@ -59,8 +59,8 @@ def main() -> int:
                             help=f"{what} (default: %(default)s)")
     recipe.add_argument("--no-augment", dest="augment", action="store_false", help="no random crops, flips and colours")
     options = parser.parse_args()
-    if not 0 <= options.holdout < 1:
-        parser.error("--holdout is a share, from 0 to below 1")
+    if not 0 < options.holdout < 1:
+        parser.error("--holdout is a share, between 0 and 1")
     inputs = Inputs(options.image_column, options.key_column, Config.max_image_bytes, None)
     try:
         options.precision = training_precision(options.precision, resolve_device("auto"))

@@ -74,10 +74,14 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
     if validation is not None:
         valid_shards = _shards(validation, truth.read(validation.where, validation.uri, validation.inputs, validation.format),
                                classes)
+    num_images = sum(map(len, train_shards["keys"].to_pylist()))
+    if num_images < recipe.batch_size:
+        raise UserError(f"--batch-size {recipe.batch_size}: --input has {num_images:,} images with a truth.")
     chosen = weights.identify(start) if start else None
     _claim(folder, {"recipe": asdict(recipe) | {"epochs": None}, "input": examples.uri, "classes": classes["label"].to_pylist(),
                     "weights": chosen.digest if chosen else None})
 
+    stream.write(f"{num_images:,} images of {len(classes):,} classes in {len(train_shards):,} shards\n")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     cpus, gpus = (ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU"))
     num_workers = num_workers or max(1, int(gpus))

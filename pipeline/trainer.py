@@ -128,15 +128,19 @@ class Worker:
         for image_NCHW, target_N in self.batches("train"):
             losses.append(self.step(image_NCHW, target_N))
             if len(losses) % LOOK_EVERY == 0:
-                if not torch.isfinite(losses[-1]):
-                    raise NotFinite(f"the loss is {losses[-1]} at step {self.progress.step:,}: lower --learning-rate")
+                self._check(losses[-1])
                 rate = LOOK_EVERY * self.recipe.batch_size / (time.monotonic() - looked)
                 looked = time.monotonic()
                 self.tell(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}  step {self.progress.step:,}  "
                           f"loss {losses[-1]:.4f}  {rate:,.1f} images/s")
         if not losses:
             raise ValueError(f"--batch-size {self.recipe.batch_size} is more than there are images to train on")
+        self._check(losses[-1])
         return (self.over_workers(torch.stack(losses)) / self.num_workers).tolist()
+
+    def _check(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise NotFinite(f"the loss is {loss} at step {self.progress.step:,}: lower --learning-rate")
 
     def step(self, image_NCHW: Tensor, target_N: Tensor) -> Tensor:
         """One update of the weights; returns the loss before it."""
