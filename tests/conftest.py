@@ -103,7 +103,7 @@ def s3(tmp_path_factory):
         server = subprocess.Popen(
             [weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
              "-master.telemetry=false", "-filer", "-s3", f"-s3.config={config}", "-s3.autoCreateBucket=false",
-             "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=20",
+             "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=200",
              "-volume.preStopSeconds=0", "-master.electionTimeout=1s", "-master.resumeState=false",
              f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={port}"],
             stdout=log, stderr=log, cwd=folder)
