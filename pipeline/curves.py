@@ -28,7 +28,7 @@ def write_curves(losses: list[float], epochs: list[dict[str, float]], folder: st
     loss, accuracy = figure.subplots(1, 2)
     loss.plot(steps["step"], steps["loss"], linewidth=0.6, alpha=0.6, label="each step")
     loss.plot(table["step"], table["valid_loss"], marker=".", label="held out")
-    loss.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    loss.set(xlabel="step", ylabel="loss", ylim=(0, 1.1 * max(losses)))  # the first averages may be far above it
     for name, label in (("top1", "top-1"), ("top5", "top-5")):
         accuracy.plot(table["step"], table[name], marker=".", label=label)
     accuracy.set(xlabel="step", ylabel="held out", ylim=(0, 1.02))

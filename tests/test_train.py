@@ -191,11 +191,12 @@ def test_the_loss_goes_to_zero_and_two_workers_are_as_one(tmp_path):
 def test_a_training_in_a_store_goes_on_there(tmp_path, s3):
     environ, fs = s3
     fs.put(str(digits(tmp_path / "in", 6)) + "/", "photos/digits/", recursive=True)
-    options = ("--input", "s3://photos/digits", "--save", "s3://photos/model", "--holdout", 0.1, *TOY)
+    options = ("--input", "s3://photos/digits", "--validation", "s3://photos/digits", "--save", "s3://photos/model", *TOY)
     for epochs in (1, 2):
         done = job("train", *options, "--epochs", epochs, **environ)
         assert done.returncode == 0, done.stderr
     assert "goes on after epoch 1, step 1" in done.stderr
     assert "2 epochs, 2 steps" in done.stdout
+    assert "held out   24 images" in done.stdout
     assert {path.rpartition("/")[2] for path in fs.ls("photos/model")} == {
         "classes.csv", "curves.svg", "epochs.csv", "state", "steps.csv", "training.json", "weights.safetensors"}
