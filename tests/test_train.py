@@ -141,6 +141,26 @@ def test_what_does_not_fit(tmp_path, change, message):
         train(examples, None, 0.1, given["recipe"], given["start"], given["classes_path"], str(tmp_path / "out"), 1, sys.stderr)
 
 
+@pytest.mark.slow
+def test_an_epoch_on_two_workers(tmp_path):
+    """From weights of other classes, with an image that cannot be decoded; what comes out is Inception-v4's."""
+    folder = digits(tmp_path / "in", 10)
+    (folder / "digit0/broken.png").write_bytes((folder / "digit0/000.png").read_bytes()[:60])
+    done = job("train", "--input", folder, "--save", tmp_path / "out", "--epochs", 1, "--holdout", 0.2, *TOY,
+               "--workers", 2, "--weights", "seed:0")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("41 images of 4 classes in 1 shards\n")
+    assert done.stderr.count("left out: images-first: digit0/broken.png cannot be decoded") == 1
+    assert "1 epochs, 2 steps" in done.stdout
+    assert len(losses(tmp_path / "out")) == 2
+    assert load_classes(str(tmp_path / "out/classes.csv"))["label"].to_pylist() == [f"digit{n}" for n in range(4)]
+    model = weights.load(weights.identify(str(tmp_path / "out/weights.safetensors")))
+    assert model["last_linear.weight"].shape == (4, 1536)
+    seed = weights.load(weights.identify("seed:0"))
+    apart = (model["features.0.conv.weight"] - seed["features.0.conv.weight"]).abs().max()
+    assert 0 < apart < 0.1  # trained, from there
+
+
 @pytest.mark.training
 def test_a_killed_training_goes_on_and_may_have_more_workers(tmp_path):
     """Killed after an epoch, it is ended by two workers, at the step where it would have ended."""
@@ -162,9 +182,6 @@ def test_a_killed_training_goes_on_and_may_have_more_workers(tmp_path):
     assert "4 epochs, 8 steps" in again.stdout
     assert losses(tmp_path / "out")[:step] == done_before[:step]
     assert len(losses(tmp_path / "out")) == 8
-    assert load_classes(str(tmp_path / "out/classes.csv"))["label"].to_pylist() == [f"digit{n}" for n in range(4)]
-    model = weights.load(weights.identify(str(tmp_path / "out/weights.safetensors")))
-    assert model["last_linear.weight"].shape == (4, 1536)
     nothing = job("train", *command)
     assert nothing.returncode == 0, nothing.stderr
     assert "4 epochs, 8 steps" in nothing.stdout
