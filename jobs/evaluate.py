@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from pipeline import truth
-from pipeline.config import Config, UserError, canonical_uri
+from pipeline.config import Config, UserError
 from pipeline.inputs import Inputs
 
 try:
@@ -44,7 +44,7 @@ def main() -> int:
         known = truth.read(where, options.input, inputs, options.format)
         evaluation = evaluate(options.output, options.model, known)
         if options.save:
-            save(evaluation, canonical_uri(options.save))
+            save(evaluation, options.save)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.classes import SCHEMA, load_classes
-from pipeline.config import canonical_uri
+from pipeline.config import canonical_uri, check_uri
 from pipeline.output import only_model
 from pipeline.query import connect
 from pipeline.truth import resolve
@@ -122,6 +122,8 @@ def save(evaluation: Evaluation, folder: str) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
+    check_uri("save", folder)
+    folder = canonical_uri(folder)
     tables = ("by_class", "confusions", "calibration")
     figures = {name: value for name, value in asdict(evaluation).items() if name not in tables}
     try:

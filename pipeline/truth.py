@@ -162,6 +162,7 @@ def shards(input_uri: str, format: str) -> Iterator[tuple[str, str, dict[str, An
 
 
 def _read_csv(uri: str) -> pa.Table:
+    check_uri("truth", uri)
     try:
         data = storage.read_bytes(uri)
     except Exception as error:  # each store has its own exceptions

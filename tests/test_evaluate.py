@@ -194,6 +194,13 @@ def test_a_place_that_will_not_do(where, message):
         truth.read(where, None, INPUTS)
 
 
+def test_credentials_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--truth"):
+        truth.read("s3://key:secret@bucket/t.csv", None, INPUTS)
+    with pytest.raises(UserError, match="--save"):
+        save(evaluate(tables(tmp_path, np.eye(4)), None, said(["cat"])), "s3://key:secret@bucket/x")
+
+
 def test_an_input_without_truth(tmp_path):
     (tmp_path / "a.tar").write_bytes(make_tar(("k.jpg", b"i")))
     with pytest.raises(UserError, match="a.tar has no truth in member:cls or member:txt or folder"):
