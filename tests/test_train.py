@@ -141,7 +141,7 @@ def test_what_does_not_fit(tmp_path, change, message):
         train(examples, None, 0.1, given["recipe"], given["start"], given["classes_path"], str(tmp_path / "out"), 1, sys.stderr)
 
 
-@pytest.mark.slow
+@pytest.mark.training
 def test_an_epoch_on_two_workers(tmp_path):
     """From weights of other classes, with an image that cannot be decoded; what comes out is Inception-v4's."""
     folder = digits(tmp_path / "in", 10)
