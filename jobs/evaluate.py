@@ -14,7 +14,7 @@ import sys
 
 from pipeline import truth
 from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs
+from pipeline.inputs import Inputs, add_flags
 
 try:
     from pipeline.evaluate import REFERENCE, REFERENCE_SET, Evaluation, evaluate, save
@@ -32,9 +32,7 @@ def main() -> int:
     parser.add_argument("--model", metavar="MODEL_ID", help="which model's tables, if there are several")
     parser.add_argument("--save", metavar="URI", help="folder for evaluation.json and for CSVs of all classes, confusions "
                                                       "and bins")
-    parser.add_argument("--format", default=Config.format, metavar="FORMAT", help="these three as given to jobs/label.py")
-    parser.add_argument("--image-column", metavar="NAME")
-    parser.add_argument("--key-column", metavar="NAME")
+    add_flags(parser)
     options = parser.parse_args()
     if not options.truth and not options.input:
         parser.error("say with --truth or --input where the truth is")
@@ -60,7 +58,7 @@ def report(evaluation: Evaluation, where: str) -> None:
     if evaluation.foreign_ids:
         print(f"note       {evaluation.foreign_ids:,} truths have a label_id that is of no class: never right")
     for name, share, reference in zip(("top-1", "top-5"), (evaluation.top1, evaluation.top5), REFERENCE, strict=True):
-        print(f"{name}      {share:7.2%} ± {evaluation.margin(share):.2%}"
+        print(f"{name}      {share:7.2%} ± {truth.margin(share, evaluation.num_images):.2%}"
               f"{f'   reference {reference:.2%} ({REFERENCE_SET})' if evaluation.imagenet_1k else ''}")
     print(f"ECE        {evaluation.ece:7.2%}   (confidence and accuracy apart, over {len(evaluation.calibration)} bins)")
     seen = [row for row in evaluation.by_class.to_pylist() if row["images"]]

@@ -14,7 +14,7 @@ import sys
 
 from pipeline import truth
 from pipeline.config import Config, UserError, canonical_uri, check_uri
-from pipeline.inputs import Inputs
+from pipeline.inputs import Inputs, add_flags
 
 try:
     from pipeline.finetune import fit
@@ -33,9 +33,7 @@ def main() -> int:
     parser.add_argument("--input", metavar="URI", help="the shards, as given to jobs/label.py")
     parser.add_argument("--holdout", type=float, default=0.2, metavar="SHARE",
                         help="of the images, kept to judge the head by (default: %(default)s)")
-    parser.add_argument("--format", default=Config.format, metavar="FORMAT", help="these three as given to jobs/label.py")
-    parser.add_argument("--image-column", metavar="NAME")
-    parser.add_argument("--key-column", metavar="NAME")
+    add_flags(parser)
     options = parser.parse_args()
     if not options.truth and not options.input:
         parser.error("say with --truth or --input where the truth is")
@@ -53,7 +51,7 @@ def main() -> int:
         return error.exit_code
     print(f"truth      {where}: {len(head.classes):,} classes")
     print(f"fitted on  {head.num_fitted:,} images (regularisation C = {head.strength:g})")
-    print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} ± {head.margin:.2%}; "
+    print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} ± {truth.margin(head.top1, head.num_held_out):.2%}; "
           f"the most frequent class alone {head.chance:.2%}")
     print(f"label      jobs/label.py --weights {folder}/{WEIGHTS} --classes {folder}/{CLASSES} --input URI --output URI")
     return 0

@@ -16,7 +16,7 @@ from dataclasses import fields
 
 from pipeline import truth
 from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs
+from pipeline.inputs import Inputs, add_flags
 from pipeline.labeller import resolve_device
 
 try:
@@ -38,9 +38,7 @@ def main() -> int:
     data.add_argument("--classes", metavar="FILE", help="CSV of label_id,wnid,label (default: those that the truth names)")
     data.add_argument("--weights", metavar="WEIGHTS", help="to begin with, as jobs/label.py takes them; of other classes "
                                                            "the head is made anew (default: from scratch)")
-    data.add_argument("--format", default=Config.format, metavar="FORMAT", help="these three as given to jobs/label.py")
-    data.add_argument("--image-column", metavar="NAME")
-    data.add_argument("--key-column", metavar="NAME")
+    add_flags(data)
     run = parser.add_argument_group("run")
     run.add_argument("--save", required=True, metavar="URI", help="folder for weights, classes, curves and state")
     run.add_argument("--workers", type=int, metavar="N", help="default: one for each GPU, or one")

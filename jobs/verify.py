@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs
+from pipeline.inputs import Inputs, add_flags
 from pipeline.verify import verify
 
 
@@ -19,9 +19,7 @@ def main() -> int:
     parser.add_argument("--model", metavar="MODEL_ID", help="which model's tables, if there are several")
     parser.add_argument("--max-image-bytes", type=int, default=Config.max_image_bytes, metavar="N",
                         help="as given to jobs/label.py (default: %(default)s)")
-    parser.add_argument("--format", default=Config.format, metavar="FORMAT", help="these three as given to jobs/label.py")
-    parser.add_argument("--image-column", metavar="NAME")
-    parser.add_argument("--key-column", metavar="NAME")
+    add_flags(parser)
     options = parser.parse_args()
     inputs = Inputs(options.image_column, options.key_column, options.max_image_bytes, None)
     try:

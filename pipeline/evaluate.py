@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from math import sqrt
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -74,10 +73,6 @@ class Evaluation:
     by_class: pa.Table
     confusions: pa.Table
     calibration: pa.Table
-
-    def margin(self, share: float) -> float:
-        """Half the width of the share's 95 % interval, by the normal approximation."""
-        return 1.96 * sqrt(share * (1 - share) / self.num_images) if self.num_images else 0.0
 
 
 def evaluate(output: str, model_id: str | None, truth: pa.Table) -> Evaluation:

@@ -8,7 +8,6 @@ Not here: the layers below the head (`train.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -47,11 +46,6 @@ class Head:
     top1: float
     chance: float
     strength: float
-
-    @property
-    def margin(self) -> float:
-        """Half the width of top-1's 95 % interval, by the normal approximation."""
-        return 1.96 * sqrt(self.top1 * (1 - self.top1) / self.num_held_out)
 
 
 def fit(output: str, spec: str, truth: pa.Table, holdout: float) -> Head:

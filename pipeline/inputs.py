@@ -86,6 +86,13 @@ def folder_of(key: str) -> str | None:
     return key.rpartition("/")[0].rpartition("/")[2] or None
 
 
+def add_flags(parser: Any) -> None:
+    """Let a parser, or a group of one, take the flags that say how samples are read."""
+    parser.add_argument("--format", default=Config.format, metavar="FORMAT", help="these three as given to jobs/label.py")
+    parser.add_argument("--image-column", metavar="NAME")
+    parser.add_argument("--key-column", metavar="NAME")
+
+
 def find(uri: str, format: str = "auto", partition: str | None = None) -> pa.Table:
     """The shards of an input, or of one folder of it, in order of their paths: a table of `FILES`; of loose images and manifests of `GROUPS`.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,11 @@ def targets(values: list[str], classes: pa.Table) -> np.ndarray:
     """The label_id of each value, int64 [N]; -1 for what is no class."""
     by_name = {row[name]: row["label_id"] for name in ("label", "wnid") for row in classes.to_pylist() if row[name]}
     return np.array([by_name.get(value, -1) for value in values], np.int64)
+
+
+def margin(share: float, number: int) -> float:
+    """Half the width of the 95 % interval of a share that was found in `number` images, by the normal approximation."""
+    return 1.96 * sqrt(share * (1 - share) / number) if number else 0.0
 
 
 def held_out(sha256: str, share: float, salt: int = 0) -> bool:
