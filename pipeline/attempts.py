@@ -10,6 +10,8 @@ import dataclasses
 import logging
 import os
 import platform
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -103,11 +105,14 @@ def _connect(chosen: Weights) -> tuple[dict[str, Any], bool]:
         import ray
 
         mine = not ray.is_initialized()
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except Exception as error:  # Ray raises no kind of its own
             where = f"cluster at RAY_ADDRESS {os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "on this machine"
             raise NoCluster(f"Ray {where} does not answer or start ({told(error)[:300]}).") from error
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts a process that needs over 3 s to end in order
         return loading.result(), mine
 
 
