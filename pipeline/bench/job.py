@@ -27,6 +27,7 @@ from pipeline.bench.model import BATCH, labeller, pixels
 from pipeline.bench.photos import PER_SHARD, write_shards
 
 SIZES = (1, 4, 16)  # shards
+LOOK_S, MEMORY_S = 0.2, 1.0  # how often a run is watched: five looks a second at its memory took 1.2 % of two cores
 
 
 class Run(NamedTuple):
@@ -72,14 +73,15 @@ def measure(setting: Setting) -> Part:
 def run_job(folder: str, output: str, weights_path: str, number: int) -> Run:
     """Run the job as a process, and watch it; raises RuntimeError unless it wrote `number` tables."""
     begun = time.perf_counter()
-    first, peak = 0.0, 0
+    first, peak, looked = 0.0, 0, 0.0
     with open(output + ".log", "wb") as log:
         process = subprocess.Popen([sys.executable, JOB, "--input", folder, "--output", output, "--weights", weights_path],
                                    stdout=log, stderr=log)
         while process.poll() is None:
             first = first or (time.perf_counter() - begun if glob.glob(f"{output}/labels/*/*.parquet") else 0.0)
-            peak = max(peak, _memory(process.pid))
-            time.sleep(0.2)
+            if time.perf_counter() - looked > MEMORY_S:
+                peak, looked = max(peak, _memory(process.pid)), time.perf_counter()
+            time.sleep(LOOK_S)
     seconds = time.perf_counter() - begun
     if process.returncode or len(glob.glob(f"{output}/labels/*/*.parquet")) != number:
         raise RuntimeError(f"jobs/label.py: exit {process.returncode}\n{Path(output + '.log').read_text()[-3000:]}")
@@ -89,7 +91,7 @@ def run_job(folder: str, output: str, weights_path: str, number: int) -> Run:
 def _memory(pid: int) -> int:
     """Bytes that a process and all that it started have to themselves, and those of the object store.
 
-    The proportional set size would say it in one, but to ask for it five times a second slows the job by a fifth.
+    The proportional set size would say it in one, but costs many times as much to ask for.
     """
     total = psutil.disk_usage("/dev/shm").used
     try:
