@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ENV_PREFIX = "LABEL_"
+FORMATS = ("auto", "tar", "parquet", "images", "manifest")  # of an input
 
 
 class UserError(Exception):
@@ -47,8 +48,7 @@ class Config:
     classes: str | None = _option(
         "CSV of label_id,wnid,label for weights of other classes (default: ImageNet-1k)", None, metavar="FILE.csv")
     format: str = _option("what the input is made of; auto takes a CSV for a manifest, and of a folder the tars if there "
-                          "are any, else Parquet files, else loose images", "auto",
-                          choices=("auto", "tar", "parquet", "images", "manifest"))
+                          "are any, else Parquet files, else loose images", "auto", choices=FORMATS)
     partition: str | None = _option("only shards below this folder of the input, such as dt=2026-11-24: nothing else is listed "
                                     "(default: all)", None, metavar="FOLDER")
     image_column: str | None = _option("the column of Parquet files with the encoded images, bytes or Hugging Face's struct of "

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import Config, UserError, canonical_uri
+from pipeline.config import FORMATS, Config, UserError, canonical_uri
 from pipeline.image_files import group, read_files
 from pipeline.listing import FILES, list_files
 from pipeline.manifest import read_manifest
@@ -88,7 +88,7 @@ def folder_of(key: str) -> str | None:
 
 def add_flags(parser: Any) -> None:
     """Let a parser, or a group of one, take the flags that say how samples are read."""
-    parser.add_argument("--format", default=Config.format, metavar="FORMAT", help="these three as given to jobs/label.py")
+    parser.add_argument("--format", default=Config.format, choices=FORMATS, help="these three as given to jobs/label.py")
     parser.add_argument("--image-column", metavar="NAME")
     parser.add_argument("--key-column", metavar="NAME")
 

@@ -12,6 +12,7 @@ from pipeline.inputs import Inputs
 from pipeline.sink import Sink, Source
 from pipeline.table import EMBEDDING, SAMPLES, rows
 from pipeline.verify import verify
+from tests.conftest import job
 from tests.test_shards import make_tar
 
 MODEL = "inception_v4-00000000"
@@ -69,3 +70,8 @@ def test_lost_cut_and_foreign_files_are_found(output):
     assert proof.num_missing == 3 and proof.num_foreign == 1
     (output[0] / "b.tar").write_bytes(b"not a tar")
     assert any(problem.startswith("unreadable: b.tar") for problem in prove(output).problems)
+
+
+def test_a_format_that_is_none_is_wrong_usage(tmp_path):
+    done = job("verify", "--input", tmp_path, "--output", tmp_path, "--format", "tars")
+    assert done.returncode == 2 and "--format: invalid choice: 'tars'" in done.stderr
