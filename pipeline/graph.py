@@ -50,6 +50,7 @@ class Pools:
     batch_size: int
     block_size: int  # images that travel as one object; a batch or several
     task_bytes: int  # of small shards that a reader takes in one task, one after the other
+    blocks_ahead: int  # of each reader and labeller: enough to never wait, few enough to keep memory flat
     shards_at_once: int = 2  # of a reader: while one shard ends or waits for the store, the other decodes
 
 
@@ -60,7 +61,6 @@ SINK_CPUS = 0.25
 BATCHES_UNFETCHED = 8  # that a reader may be ahead of the driver's loop; Ray's 2 make it wait for each turn of it
 BATCHES_AT_ONCE = 2  # of a labeller: the device computes one while the other is brought and taken away
 PUTS_AT_ONCE = 4  # of a sink actor: a put waits for the store, not for a processor
-BLOCKS_AHEAD = 6  # of each reader and labeller: enough to never wait, few enough to keep memory flat
 
 
 def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: str) -> Pools:
@@ -75,7 +75,7 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
         threads = config.decode_threads or min(4, free)
         batch_size = config.batch_size or 256
         return Pools(config.decoders or max(1, free // threads), threads, threads, num_labellers, 1, 0.5, 1,
-                     batch_size, max(batch_size, 1024), TASK_BYTES)
+                     batch_size, max(batch_size, 1024), TASK_BYTES, 6)
     part = median_low(node_cpus)
     num_parts = sum(int(cpus // part) for cpus in node_cpus)
     num_labellers, num_decoders = config.labellers or num_parts, config.decoders or num_parts
@@ -83,7 +83,7 @@ def choose_pools(config: Config, node_cpus: list[float], num_gpus: int, device: 
     label_cpus = max(part - 1, 0.55 * part) if part >= 2 else part / 2  # one a part, and room for what others are placed where
     batch_size = config.batch_size or 96  # 25 MB: glibc keeps no more than 32 MB in one piece for the next
     return Pools(num_decoders, threads, min(0.25, part / 4), num_labellers, max(1, int(part * num_parts // num_labellers)),
-                 label_cpus * num_parts / num_labellers, 0, batch_size, batch_size, 0)
+                 label_cpus * num_parts / num_labellers, 0, batch_size, batch_size, 0, 3)
 
 
 class LabelStage:
@@ -186,7 +186,7 @@ def decoded(config: Config, pools: Pools, pending: pa.Table) -> ray.data.Dataset
     context.max_errored_blocks = -1  # see `_stage`
     context.target_max_block_size = pools.block_size * IMAGE_BYTES
     context._max_num_blocks_in_streaming_gen_buffer = BATCHES_UNFETCHED
-    ahead = BLOCKS_AHEAD * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
+    ahead = pools.blocks_ahead * (pools.num_labellers + pools.num_decoders) * context.target_max_block_size
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
     root = canonical_uri(config.input)
     shards = pa.table({"shard": pending["path"], "uri": [child(root, path) for path in pending["path"].to_pylist()]})
