@@ -31,7 +31,7 @@ def main() -> int:
         print("interrupted; the next run does what is left", file=sys.stderr)
         return 130
     except SystemExit as ended:
-        if ended.code == signal.SIGTERM:  # Ray puts a handler of its own, which exits with the bare number
+        if ended.code == signal.SIGTERM:  # while Ray starts, its own handler exits with the bare number
             return 128 + signal.SIGTERM
         raise
     report(summary, canonical_uri(config.output), config.dry_run)
