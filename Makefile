@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: setup demo test chaos training lint bench
+.PHONY: setup demo test chaos training lint bench bench-gpu
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,8 @@ lint: setup
 	$(PY) -m mypy pipeline jobs
 bench: .venv/.bench
 	$(PY) jobs/bench.py --repeats 3 $(if $(PHOTOS),--photos $(PHOTOS))
+bench-gpu: setup
+	$(PY) jobs/bench.py gpu --repeats 3 $(if $(PHOTOS),--photos $(PHOTOS))
 .venv/.bench: .venv/.done
 	$(PY) -m pip install -q -c constraints.txt -e '.[bench]'
 	$(PY) -m pip install -q --no-deps daft==0.7.26  # it asks for an older pyarrow, and runs with ours

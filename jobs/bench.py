@@ -27,7 +27,7 @@ def main() -> int:
                "job     the whole of jobs/label.py against the labeller alone; first commit; memory\n"
                "plan    listing and planning 10^4, 10^5, 10^6 shards, against a store on 127.0.0.1\n"
                "sql     DuckDB over few and many tables, and the neighbours of one image among a million (6 GB of scratch space)\n"
-               "gpu     a CUDA device: its matrix rate, the network alone, fed from host memory, the whole job\n\n"
+               "gpu     a CUDA device: its matrix rate; our runners against timm, torch.compile, TensorRT; the whole job\n\n"
                "The rivals come with `make bench`. Each figure is a median; ratios are taken round by round.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--photos", metavar="DIR", help="tar shards of JPEGs to use (default: packaged photographs, "

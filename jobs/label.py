@@ -18,6 +18,8 @@ from pipeline.report import duration
 from pipeline.run import label
 from pipeline.tally import Summary
 
+NAMED = 20  # failed shards that are printed
+
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # let the run give its lease back
@@ -50,14 +52,20 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
         print(f"nothing to do: all {summary.num_skipped:,} shards are labelled by {summary.model_id}")
     else:
         print(f"shards    {summary.num_committed:,} labelled, {summary.num_skipped:,} skipped (done before), "
-              f"{len(summary.failed):,} failed")
+              f"{summary.num_failed:,} failed")
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in summary.counts.rejected.most_common())
         print(f"images    {summary.counts.num_images:,} at {summary.images_per_s:.1f}/s, "
               f"{summary.counts.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}")
-        how = "captured graphs" if summary.device == "cuda" else "not compiled, which for no number of images pays back"
-        print(f"model     {summary.model_id} on {summary.device} in {summary.precision} ({how}), {summary.hardware}")
-    for shard, reason in sorted(summary.failed.items()):
+        how = f", {summary.runner} runner" if summary.device == "cuda" else ""
+        print(f"model     {summary.model_id} on {summary.device} in {summary.precision}{how}, {summary.hardware}")
+        if summary.device == "cuda" and summary.num_slots:
+            print(f"batches   {summary.num_labelled / summary.num_slots:.0%} full; {1 - summary.num_moved / summary.num_blocks:.0%} of the "
+                  "blocks were labelled on the node that decoded them")
+    named = sorted(summary.failed.items())[:NAMED]
+    for shard, reason in named:
         print(f"failed    {shard}: {reason}")
+    if summary.num_failed > len(named):
+        print(f"failed    {summary.num_failed - len(named):,} more: the table shards/ has them, its column failure says why")
     if summary.unrecorded:
         print(f"failed    the record of this run could not be written: {summary.unrecorded}")
     for note in summary.notes:

@@ -10,12 +10,16 @@ import dataclasses
 import logging
 import os
 import platform
+import queue
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,8 +34,10 @@ from pipeline.weights import Weights
 
 if TYPE_CHECKING:
     from pipeline.metrics import Metrics
-    from pipeline.nodes import Growth
+    from pipeline.nodes import Growth, Node
+    from pipeline.pools import Pools
 
+REPORTS_AHEAD = 16  # tables that wait for the driver's loop
 ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never passes is the next run's
 
 
@@ -50,51 +56,74 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     from pipeline import graph
     from pipeline.labeller import check_classes, resolve_precision
     from pipeline.metrics import Metrics
-    from pipeline.nodes import Growth, find_nodes, live_nodes
+    from pipeline.nodes import count_gpus, find_nodes
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
     check_classes(state, classes)
-    node_cpus, num_gpus = find_nodes(config, mine and "RAY_ADDRESS" not in os.environ, stream)
-    summary.device = device = "cuda" if num_gpus and config.device != "cpu" else "cpu"
+    nodes = find_nodes(config, mine and "RAY_ADDRESS" not in os.environ, stream)
+    summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
     if device == "cpu":
         resolve_precision(config.precision, device)
-    pools = graph.choose_pools(config, node_cpus, num_gpus, device)
     local = [flag(name) for name in ("input", "output") if "://" not in canonical_uri(getattr(config, name))]
-    if len(node_cpus) > 1 and local:
-        stream.write(f"{' and '.join(local)}: a path of this machine, which all {len(node_cpus)} nodes must share\n")
-    sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings)
+    if len(nodes) > 1 and local:
+        stream.write(f"{' and '.join(local)}: a path of this machine, which all {len(nodes)} nodes must share\n")
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     del state
+    labels = classes["label"].to_pylist()
+    sink = Sink(canonical_uri(config.output), summary.run_id, summary.model_id, config.output_embeddings)
+
+    def build(pools: Pools, left: pa.Table) -> Callable[[dict[str, Any]], Any]:
+        make_labeller = partial(graph.load_labeller, [reference], device, config.precision, pools.label_threads, config.batch_size,
+                                config.runner)
+        return graph.build(config, pools, left, sink, make_labeller, labels)
+
+    try:
+        run_attempts(config, build, nodes, device, pending, summary, Metrics(summary.run_id, len(pending)), lease, stream)
+    finally:
+        if mine:
+            ray.shutdown()  # or its actors would still write while the run is put in order
+
+
+def run_attempts(config: Config, build: Callable[[Pools, pa.Table], Callable[[dict[str, Any]], Any]], nodes: list[Node], device: str,
+                 pending: pa.Table, summary: Summary, metrics: Metrics, lease: Lease | None, stream: TextIO) -> None:
+    """Label what is pending in up to `ATTEMPTS` attempts; pools are made anew, without counting, when the cluster has grown.
+
+    Args:
+        build: of pools and the shards that are left it makes the function that gives, of the actors' places, the dataset of reports.
+    """
+    from pipeline.nodes import Growth, count_cpus, count_gpus, live_nodes
+    from pipeline.pools import choose_pools, placed
+    pending = pending.append_column("number", pa.array(np.arange(len(pending), dtype=np.int32)))
+    pools = choose_pools(config, nodes, device)
     begun = time.monotonic()
-    metrics = Metrics(summary.run_id, pools.batch_size, len(pending))
-    tally = Tally(config.output, summary, pools.label_threads if device == "cpu" else 0, pools.label_gpus, metrics.end)
+    tally = Tally(config.output, summary, pa.concat_arrays(pending["path"].chunks), pools.label_threads if device == "cpu" else 0,
+                  pools.label_gpus, metrics.end)
     try:
         attempt = 1
-        while attempt <= ATTEMPTS:
-            left = pending.filter(pc.invert(pc.is_in(pending["path"], pa.array(sorted(tally.ended), pa.string()))))
-            if not len(left):
-                break
-            summary.hardware = f"{len(node_cpus)} nodes, {sum(node_cpus):g} CPUs, {num_gpus} GPUs ({platform.machine()})"
+        while attempt <= ATTEMPTS and len(left := tally.left()):
+            shards = pending if len(left) == len(pending) else pending.take(pa.array(left))
+            summary.hardware = (f"{len(nodes)} nodes, {count_cpus(nodes):g} CPUs, {count_gpus(nodes)} GPUs ({platform.machine()})")
+            tally.last_attempt = attempt == ATTEMPTS
             if attempt > 1:
                 stream.write(f"attempt {attempt} of {ATTEMPTS} for {len(left):,} shards, one at a time\n")
-                pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0)
-            dataset = graph.build(config, pools, left, sink, reference, classes["label"].to_pylist(), device)
-            progress = Progress(stream, len(left), pc.sum(left["size"]).as_py())
-            grown = _attempt(dataset, tally, metrics, lease, progress, Growth(node_cpus, num_gpus))
-            attempt += not grown
+                pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0, blocks_a_commit=1)
+            chain = build(pools, shards)
+            with placed(pools, nodes) as places:
+                progress = Progress(stream, len(left), pc.sum(shards["size"]).as_py())
+                grown = _attempt(chain(places), tally, metrics, lease, progress, Growth(nodes))
             try:
-                tally.settle(left["path"].to_pylist(), last=attempt > ATTEMPTS)
+                tally.settle(last=tally.last_attempt and not grown)
             except Exception as error:  # noqa: BLE001  # each store has its own exceptions
                 summary.unrecorded = told(error)
                 break
             if grown:  # what was in hand is labelled again
-                node_cpus, num_gpus = live_nodes()
-                pools = graph.choose_pools(config, node_cpus, num_gpus, device)
-                stream.write(f"the cluster has grown to {len(node_cpus)} nodes with work: the pools are made anew\n")
+                nodes = live_nodes()
+                pools = choose_pools(config, nodes, device)
+                stream.write(f"the cluster has changed, to {len(nodes)} nodes with work: the pools are made anew\n")
+            else:
+                attempt += 1
     finally:
         seconds = time.monotonic() - begun
-        if mine:
-            ray.shutdown()  # or its actors would still write while the run is put in order
-        tally.close(pending["path"].to_pylist())
+        tally.close()
         summary.images_per_s = summary.counts.num_images / seconds
 
 
@@ -120,14 +149,15 @@ def _attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, 
     """Label what the dataset holds, once. What a dead process had in hand is left out without a word.
 
     Returns:
-        Whether it was broken off since the cluster has grown.
+        Whether it was broken off since the cluster has grown, or has other nodes.
     """
     try:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for report in cast(pa.Table, block).to_pylist():
+        for table in _reports(dataset):
+            for report in table.to_pylist() if table is not None else []:
                 progress.add(report)
                 metrics.add(report)
                 tally.add(report)
+            progress.tell()
             if lease:
                 lease.check()
             if growth.seen():
@@ -135,7 +165,55 @@ def _attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, 
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  # of Ray: a pool that cannot start, a node that is gone
-        tally.reason = told(error)
+        tally.reason = _cause(error)
     finally:
         progress.tell(last=True)
     return False
+
+
+def _reports(dataset: Any) -> Iterator[pa.Table | None]:
+    """The tables of reports as they come, and None each second in which none came: the caller has other things to look at.
+
+    Ray is asked in a thread of its own. Who stops early leaves it behind; it ends with the actors, whose place is then given up.
+    """
+    coming: queue.Queue[pa.Table | Exception | None] = queue.Queue(REPORTS_AHEAD)
+    over = threading.Event()
+
+    def offer(one: pa.Table | Exception | None) -> None:
+        while not over.is_set():
+            try:
+                return coming.put(one, timeout=1)
+            except queue.Full:
+                continue
+
+    def ask() -> None:
+        try:
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                offer(table)
+                if over.is_set():
+                    return
+            offer(None)
+        except Exception as error:  # noqa: BLE001  # handed to the caller
+            offer(error)
+
+    threading.Thread(target=ask, name="reports", daemon=True).start()
+    try:
+        while True:
+            try:
+                one = coming.get(timeout=1)
+            except queue.Empty:
+                yield None
+                continue
+            if one is None:
+                return
+            if isinstance(one, Exception):
+                raise one
+            yield one
+    finally:
+        over.set()
+
+
+def _cause(error: Exception) -> str:
+    """An error of Ray in a line. Where it carries the traceback of an actor, its end says more than its beginning."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return told(error) if len(lines) < 6 else f"{type(error).__name__}: {' | '.join(lines[-4:])[-600:]}"

@@ -57,14 +57,17 @@ class Config:
                                      "struct's path, else the number of the row)", None, metavar="NAME")
     device: str = _option("where the network runs; auto takes GPUs if the cluster has any", "auto",
                           choices=("auto", "cuda", "cpu"))
+    runner: str = _option("how a GPU runs the network: fast (captured graphs, fused kernels) proves itself against plain at the "
+                          "start of each actor; auto takes plain where that fails, and says so; fast makes it an error", "auto",
+                          choices=("auto", "fast", "plain"))
     precision: str = _option("arithmetic of the network; auto takes half precision where the device is fast at it",
                              "auto", choices=("auto", "fp32", "bf16", "fp16"))
     max_rejected: float = _option(
         "exit with 3 if more than this fraction of the images was rejected (everything is committed all the same)",
         0.01, metavar="FRACTION")
-    batch_size: int | None = _option("images a batch (default: 96 on CPU, 256 on GPU)", None, metavar="N")
-    decoders: int | None = _option("decode actors (default: from the cluster's CPUs)", None, metavar="N")
-    decode_threads: int | None = _option("threads of a decode actor (default: from the cluster's CPUs)", None,
+    batch_size: int | None = _option("images that the network takes at once (default: 96 on CPU, up to 256 on a GPU, by its size)", None, metavar="N")
+    decoders: int | None = _option("decode actors (default: by the CPUs of each node)", None, metavar="N")
+    decode_threads: int | None = _option("threads of a decode actor (default: by the CPUs of each node)", None,
                                          metavar="N")
     labellers: int | None = _option("labeller actors (default: one a GPU; one a CPU node without GPUs)", None,
                                     metavar="N")

@@ -1,6 +1,6 @@
 """What a report shows beyond the run's row: images over time, examples of the rejected, slow shards, pictures.
 
-In: reports of batches, rows of `SHARDS`. Out: `Findings`, of bounded size whatever the run's.
+In: reports of blocks, rows of `SHARDS`. Out: `Findings`, of bounded size whatever the run's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Timeline:
         self.images: list[float] = []
 
     def add(self, at_s: float, num_images: int) -> None:
-        """Count a batch that was done so many seconds after the run began: over the time since the batch before."""
+        """Count images that were done so many seconds after the run began: over the time since those before."""
         while at_s > INTERVALS * self.interval_s:
             self.interval_s *= 2
             self.images = [sum(self.images[at:at + 2]) for at in range(0, len(self.images), 2)]
@@ -55,14 +55,15 @@ class Findings:
         self.slowest: list[dict[str, Any]] = []
 
     def add(self, report: dict[str, Any], at_s: float) -> None:
-        """Take what a batch reports, so many seconds after the run began."""
-        self.timeline.add(at_s, report["num_images"])
+        """Take a report, so many seconds after the run began."""
+        self.timeline.add(at_s, sum(segment["num_images"] for segment in report["segments"]))
         for picture in report["pictures"]:
             self.gallery.add(picture)
-        for example in report["examples"]:
-            known = self.examples.setdefault(example["error"], [])
-            if len(known) < EXAMPLES:
-                known.append(example)
+        for segment in report["segments"]:
+            for example in segment["examples"]:
+                known = self.examples.setdefault(example["error"], [])
+                if len(known) < EXAMPLES:
+                    known.append(example)
 
     def add_shard(self, row: dict[str, Any]) -> None:
         """Take a shard that ended, if anything of it was reported."""

@@ -1,17 +1,20 @@
 """The network as it is run: from uint8 pixels to answers, BatchNorm folded, for inference only.
 
 In: the weights' state dict. Out: an nn.Module whose one output tensor holds all answers.
-Not here: devices, threads, copies (`runners.py`).
+Not here: devices, threads, copies (`on_cpu.py`, `on_cuda.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.inception_v4 import MEAN, STD, Conv, InceptionA, InceptionB, InceptionC, InceptionV4
+from pipeline.inception_v4 import EMBEDDING_SIZE, MEAN, STD, Conv, InceptionA, InceptionB, InceptionC, InceptionV4
+
+LARGEST_MAP = 147 * 147 * 64  # values between two layers, for an image
 
 # Whether the CPU library that torch uses for convolutions takes the type on this processor.
 ONEDNN: dict[torch.dtype, Callable[[], bool]] = {
@@ -28,6 +31,7 @@ class UintNetwork(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.num_top = num_top
+        self.answer_size = 2 * num_top + EMBEDDING_SIZE
         with torch.device("meta"):
             network = InceptionV4(len(state["last_linear.weight"]))
         network.load_state_dict(state, strict=False, assign=True)  # `weights.load` has checked the names
@@ -54,7 +58,8 @@ class FoldedConv(nn.Module):
 
     Folded in float64, so that the weights are rounded once. On CPU it calls oneDNN's convolution with the ReLU
     inside and with weights that were put in oneDNN's own order at the first batch: 5 to 10 % faster than
-    conv2d and relu (with the poolings moved, see `fold_batch_norms`).
+    conv2d and relu (with the poolings moved, see `fold_batch_norms`). On CUDA it is conv2d and relu, or the two in one
+    pass once `fuse` has been called.
     """
 
     def __init__(self, layer: Conv, dtype: torch.dtype, input_scale: float) -> None:
@@ -68,8 +73,12 @@ class FoldedConv(nn.Module):
         self.stride, self.padding = tuple(conv.stride), tuple(int(p) for p in conv.padding)
         self.relu = True
         self.packed: Tensor | None = None
+        self.zeros: Tensor | None = None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
+        if self.zeros is not None and self.relu:
+            return torch.cudnn_convolution_add_relu(x_NCHW, self.weight, self._addend(x_NCHW, self.zeros), 1, self.bias,
+                                                    self.stride, self.padding, (1, 1), 1)
         if x_NCHW.device.type == "cpu" and ONEDNN[x_NCHW.dtype]():
             if self.packed is None:
                 self.packed = torch.ops.mkldnn._reorder_convolution_weight(
@@ -77,10 +86,31 @@ class FoldedConv(nn.Module):
             return torch.ops.mkldnn._convolution_pointwise(
                 x_NCHW, self.packed, self.bias, self.padding, self.stride, (1, 1), 1,
                 "relu" if self.relu else "none", [], "")
-        if x_NCHW.device.type == "cuda" and self.relu:  # one pass for convolution, bias and ReLU
-            return torch.cudnn_convolution_relu(x_NCHW, self.weight, self.bias, self.stride, self.padding, (1, 1), 1)
         y_NCHW = torch.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding)
         return torch.relu_(y_NCHW) if self.relu else y_NCHW
+
+    def _addend(self, x_NCHW: Tensor, zeros: Tensor) -> Tensor:
+        """Zeros of the output's shape, channels_last: a view, no copy."""
+        height, width = ((size + 2 * padding - kernel) // stride + 1 for size, padding, kernel, stride in
+                         zip(x_NCHW.shape[2:], self.padding, self.weight.shape[2:], self.stride, strict=True))
+        shape_NHWC = (len(x_NCHW), height, width, len(self.weight))
+        return zeros[:math.prod(shape_NHWC)].view(shape_NHWC).permute(0, 3, 1, 2)
+
+
+def fuse(network: nn.Module, zeros: Tensor) -> None:
+    """Let cuDNN compute convolution, bias and ReLU in one pass, from now on.
+
+    cuDNN has only the sum of a convolution and an addend in one pass. `torch.cudnn_convolution_relu` gives it the
+    output's own memory as the addend, which nobody has written, and 0 as its factor: what is NaN there can come out
+    as NaN, or as 0. Here the addend is zeros.
+
+    Args:
+        network: on the device, in half precision: for fp32 without TF32 cuDNN may have no such pass.
+        zeros: [batch size x LARGEST_MAP], of the network's type and on its device; all layers read it.
+    """
+    for layer in network.modules():
+        if isinstance(layer, FoldedConv):
+            layer.zeros = zeros
 
 
 def fold_batch_norms(network: InceptionV4, dtype: torch.dtype) -> None:

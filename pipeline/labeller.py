@@ -1,17 +1,17 @@
 """The labeller: pixels in, answers out.
 
 In: uint8 NHWC images, already resized and cropped, and the weights' state dict.
-Out: for each image its best five classes, their probabilities, and its embedding.
-Not here: decoding, rows and tables, class names.
+Out: for each image its best five classes, their probabilities, and its embedding, all in one row of one array.
+Not here: decoding, rows and tables, class names, answers that are not finite (`table.py` makes rows of them).
 
 One nn.Module (`folded.py`) does it all: the convolutions run in the asked precision with BatchNorm folded in; the mean
-over places, the head and softmax run in float32. `runners.py` brings the images to it, on a CPU or a GPU.
+over places, the head and softmax run in float32. `on_cpu.py` or `on_cuda.py` brings the images to it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,18 +21,12 @@ from torch import Tensor
 from pipeline.config import UserError
 from pipeline.folded import ONEDNN, UintNetwork
 from pipeline.inception_v4 import INPUT_SIZE
-from pipeline.runners import OnCpu, OnCuda
+from pipeline.on_cpu import IN_CACHE, OnCpu
+from pipeline.on_cuda import FastCuda, PlainCuda
+from pipeline.probe import choose
 
 TOP = 5  # classes in an answer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Answers(NamedTuple):
-    """What the network says of N images; k is 5, or the number of classes if that is less. Best first."""
-
-    label_id: np.ndarray  # int16 [N, k]
-    prob: np.ndarray  # float32 [N, k]
-    embedding: np.ndarray  # float32 [N, 1536]
 
 
 def resolve_device(name: str) -> str:
@@ -47,21 +41,32 @@ def resolve_precision(name: str, device: str) -> str:
     """`fp32`, `bf16` or `fp16`, for one of these or `auto`, on device `cuda` or `cpu`.
 
     auto on CPU is bf16 where the processor computes in it, otherwise fp32. On CUDA it is fp16: as fast as bf16, with
-    three bits more. Median error of the logits against fp32, folded: fp16 0.018, bf16 0.047.
+    three bits more; and fp32 before compute capability 7.0, where fp16 is slow. Median error of the logits against
+    fp32, folded: fp16 0.018, bf16 0.047. For cuda call it in the process that has the device.
 
     Raises:
-        UserError: a precision the device does not compute in.
+        UserError: a precision the device does not compute in, or no device for `cuda`.
     """
     if device == "cuda":
+        _need_cuda()
         if name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise UserError("--precision bf16: this GPU does not compute in bf16; use fp16, fp32 or auto.")
-        return "fp16" if name == "auto" else name
+        if name == "auto":
+            return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "fp32"
+        return name
     if name == "fp16" and not ONEDNN[torch.float16]():
         raise UserError("--precision fp16: this processor does not compute in fp16; use bf16, fp32 or auto.")
     if name == "auto":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return "bf16" if native else "fp32"
     return name
+
+
+def _need_cuda() -> None:
+    if not torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise UserError("--device cuda: this process was given a GPU and torch finds none; CUDA_VISIBLE_DEVICES is "
+                        f"{'not set' if visible is None else repr(visible)} here.")
 
 
 def check_classes(state: Mapping[str, Tensor], classes: pa.Table) -> None:
@@ -73,37 +78,57 @@ def check_classes(state: Mapping[str, Tensor], classes: pa.Table) -> None:
 
 
 class Labeller:
-    """Labels batches on one device. Thread safe: two calls at a time keep the device busy between batches.
+    """Labels batches on one device. Thread safe: two to four calls at a time keep the device busy between batches.
 
     Args:
         state: the state dict that `weights.load` returns; not changed, and not kept.
         device: `cuda` or `cpu`, from `resolve_device`.
         precision: `fp32`, `bf16` or `fp16`, from `resolve_precision`.
         num_threads: on CPU, how many work; None: as many as torch would use.
-        batch_size: on CUDA, the fixed size that the network is captured at; other batches are padded or cut.
+        batch_size: on CUDA, the most images that it takes at once; None: by the device. Halved until it fits there.
+        runner: `auto`, `fast` or `plain`; see `probe.py`. On CPU there is one runner.
+
+    Raises:
+        UserError: no CUDA device in this process; the fast runner where it is not trusted, or on CPU.
+
+    Attributes:
+        precision: as given.
+        runner: `cpu`, `fast` or `plain`; runner_note: why it is the plain one, in one sentence, or "".
+        num_top: classes in an answer, k: 5, or the number of classes if that is less.
+        batch_size: images of the largest batch that the device takes at once.
     """
 
     def __init__(self, state: Mapping[str, Tensor], device: str, precision: str, num_threads: int | None = None,
-                 batch_size: int = 256) -> None:
+                 batch_size: int | None = None, runner: str = "auto") -> None:
         self.precision = precision
         self.num_top = min(TOP, len(state["last_linear.weight"]))
-        network = UintNetwork(state, DTYPES[precision], self.num_top)
-        self.run = (OnCuda(network, batch_size) if device == "cuda" else
-                    OnCpu(network, num_threads or torch.get_num_threads()))
+        self.runner_note = ""
+        self.run: OnCpu | PlainCuda | FastCuda
+        if device == "cuda":
+            _need_cuda()
+            self.run, self.runner_note = choose(state, DTYPES[precision], self.num_top, batch_size, runner)
+            self.runner, self.batch_size = self.run.name, self.run.batch_size
+        elif runner == "fast":
+            raise UserError("--runner fast: the fast runner needs a CUDA device; use --runner auto.")
+        else:
+            self.run = OnCpu(UintNetwork(state, DTYPES[precision], self.num_top), num_threads or torch.get_num_threads())
+            self.runner, self.batch_size = "cpu", IN_CACHE * self.run.num_threads
 
-    def __call__(self, image_NHWC: np.ndarray) -> Answers:
-        """The answers for uint8 images [N, 299, 299, 3], in their order.
+    def __call__(self, image_NHWC: np.ndarray) -> np.ndarray:
+        """The answers for uint8 images [N, 299, 299, 3], in their order; N may be 0 or more than `batch_size`.
+
+        Returns:
+            float32 [N, 2k + 1536]: k label_ids, best first; their probabilities; the embedding. Whatever the image, it
+            is a row: where half precision is too small for it, a row that is not finite.
 
         Raises:
             ValueError: images of another shape or type.
-            UserError: an answer is not finite, since fp16 ends at 65,504.
         """
         if image_NHWC.dtype != np.uint8 or image_NHWC.shape[1:] != (INPUT_SIZE, INPUT_SIZE, 3):
             raise ValueError(f"images are {image_NHWC.dtype} {image_NHWC.shape}, "
                              f"not uint8 (N, {INPUT_SIZE}, {INPUT_SIZE}, 3)")
-        answer_NK = self.run(image_NHWC)
-        if not np.isfinite(answer_NK).all():
-            raise UserError(f"--precision {self.precision}: the network gives numbers that are not finite for these "
-                            "weights or images; use fp32.")
-        k = self.num_top
-        return Answers(answer_NK[:, :k].astype(np.int16), answer_NK[:, k:2 * k].copy(), answer_NK[:, 2 * k:].copy())
+        return self.run(image_NHWC)
+
+    def slots_for(self, num_images: int) -> int:
+        """Places in the device's batches for a call of so many images: on CUDA some may be padding."""
+        return num_images if isinstance(self.run, OnCpu) else self.run.slots_for(num_images)

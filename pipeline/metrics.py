@@ -1,6 +1,6 @@
 """What a run tells Prometheus while it lasts, through the metrics endpoint of Ray's node: `ray_label_…`, with its run_id.
 
-In: reports of batches, and shards that end. The driver tells all of it, from the same reports as the tables, so the totals
+In: reports of blocks, and shards that end. The driver tells all of it, from the same reports as the tables, so the totals
 are theirs. Counters count what was done, again where a shard was done again; `shards` counts those that ended, once.
 """
 
@@ -28,10 +28,10 @@ _TAGS = {"rejected": ("error",), "shards": ("status",)}
 
 
 class Metrics:
-    """The series of one run. `batch_size`: images that a batch has room for. `num_shards`: that are pending."""
+    """The series of one run. `num_shards`: that are pending."""
 
-    def __init__(self, run_id: str, batch_size: int, num_shards: int) -> None:
-        self.batch_size, self.num_left = batch_size, num_shards
+    def __init__(self, run_id: str, num_shards: int) -> None:
+        self.num_left = num_shards
         self.counters = {name: Counter(f"label_{name}", told, ("run_id", *_TAGS.get(name, ())))
                          for name, told in COUNTERS.items()}
         self.gauges = {name: Gauge(f"label_{name}", told, ("run_id",)) for name, told in GAUGES.items()}
@@ -41,13 +41,16 @@ class Metrics:
         self.gauges["shards_left"].set(num_shards)
 
     def add(self, report: dict[str, Any]) -> None:
-        """Tell what a batch reports."""
-        values = {"images": report["num_images"], "read_bytes": report["num_bytes"], "decode_seconds": report["decode_s"],
-                  "network_seconds": report["label_s"], "batch_slots": self.batch_size if report["num_images"] else 0}
+        """Tell what a report says."""
+        segments = report["segments"]
+        values = {"images": sum(segment["num_images"] for segment in segments),
+                  "read_bytes": sum(segment["num_bytes"] for segment in segments),
+                  "decode_seconds": sum(segment["decode_s"] for segment in segments),
+                  "network_seconds": report["label_s"], "batch_slots": report["num_slots"]}
         for name, value in values.items():
             if value:
                 self.counters[name].inc(value)
-        for entry in report["rejected"]:
+        for entry in (entry for segment in segments for entry in segment["rejected"]):
             self.counters["rejected"].inc(entry["num_images"], {"error": entry["error"]})
 
     def end(self, status: str) -> None:

@@ -1,6 +1,6 @@
 """The progress line: on a terminal one line that rewrites itself, in a log a plain line now and then.
 
-In: reports of batches. Out: text on a stream (stderr), and the running counts of the run.
+In: reports of blocks. Out: text on a stream (stderr), and the running counts of the run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ class Progress:
         self.told = 0.0 if stream.isatty() else self.begun
 
     def add(self, report: dict[str, Any]) -> None:
-        """Count one report of a batch."""
+        """Count one report."""
         if not self.num_images:
             self.first = time.monotonic()
-        self.num_images += report["num_images"]
-        self.num_rejected += report["num_rejected"]
-        self.done_bytes += report["num_bytes"]
-        self.num_committed += report["file_size"] is not None
+        for segment in report["segments"]:
+            self.num_images += segment["num_images"]
+            self.num_rejected += segment["num_rejected"]
+            self.done_bytes += segment["num_bytes"]
+            self.num_committed += segment["file_size"] is not None
         self.tell()
 
     def tell(self, *, last: bool = False) -> None:

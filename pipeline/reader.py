@@ -1,10 +1,11 @@
-"""The first stage: shards -> batches of pixels.
+"""The first stage: shards -> blocks of pixels.
 
-In: a table with one shard a row (`shard`, `uri`; `group` for loose images). Out: tables of `BATCH` with one batch a row, streamed while the shard
-is still being read. The main thread reads the shard at most one batch ahead, a thread pool decodes each image straight
-into its slot of the batch.
-The last batch of a shard has `end` set. A shard without samples is one batch of none. A shard that cannot be read to
-its end closes with a batch that has `failure` set and no samples; its rows must not be published as if they were all.
+In: a table with one shard a row (`number`, `shard`, `uri`; `group` for loose images). Out: tables of `BLOCK`, streamed while
+the shards are still being read. The calling thread reads, a thread pool decodes each image straight into its slot.
+
+Small shards share a block, so that a GPU gets full batches. A block ends where a shard ends, if it is large enough and fills
+its batches; a shard that is larger than a block goes on in the next. A shard without samples is a segment of none. A shard that
+cannot be read to its end closes with a segment that has `failure` set; its rows must not be published as if they were all.
 Not here: normalising, the network.
 """
 
@@ -14,30 +15,27 @@ import hashlib
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.batches import BATCH
+from pipeline.batches import BLOCK, INPUT_SIZE, pack_block
 from pipeline.decode import Decoded, decode
-from pipeline.inception_v4 import INPUT_SIZE
+from pipeline.failures import describe_failure, tell_failures
 from pipeline.inputs import Inputs
 from pipeline.memory import keep_freed_memory
-from pipeline.retry import may_pass, told
+from pipeline.retry import may_pass
 from pipeline.shards import Sample
 
-IMAGE_BYTES = INPUT_SIZE * INPUT_SIZE * 3
-NO_PIXELS = np.empty((0, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
 TOGETHER = 8  # images of one task of the pool: a task for each costs 5 % of decoding
-
-HELD_BYTES = 2**27  # of encoded images of a shard that wait to be decoded; a batch of large ones would be gigabytes
-
-_Few = Future[list["_Done"]]
+AHEAD_EACH = 3  # tasks that wait for each thread of the pool
+HELD_BYTES = 2**27  # of encoded images that wait to be decoded; a block of large ones would be gigabytes
+WASTE = 0.05  # of the last batch's slots, as a share of all: a block that fills its batches better may end
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,75 +50,83 @@ class _Done:
     seconds: float
 
 
+@dataclass
+class _Segment:
+    """Samples of one shard in one block. `source`: the shard and the version that is read, the same in all its segments."""
+
+    source: dict[str, Any]
+    first: int
+    num_images: int = 0
+    end: bool = False
+    failure: str | None = None
+    retryable: bool = False
+    decoding: list[tuple[int, Future[list[_Done]]]] = field(default_factory=list)  # so many samples each
+
+    def fail(self, error: Exception) -> None:
+        self.failure, self.retryable = describe_failure(error), may_pass(error)
+
+
 class Reader:
-    """The stage: a callable, a table of shards in, tables of `BATCH` out.
+    """The stage: a callable, a table of shards in, tables of `BLOCK` out. Two calls at once share the pool.
 
     Args:
-        batch_size: images a batch.
+        batch_size: images that the device takes at once.
+        block_size: images of a block, at most.
         num_threads: of the decode pool.
         max_image_pixels: above which an image is rejected as `too_large`.
         inputs: how samples are read, and how large they may be.
         reduce: decode large JPEGs at a reduced scale.
     """
 
-    def __init__(self, batch_size: int, num_threads: int, max_image_pixels: int, inputs: Inputs,
+    def __init__(self, batch_size: int, block_size: int, num_threads: int, max_image_pixels: int, inputs: Inputs,
                  reduce: bool = True) -> None:
         keep_freed_memory()
         torch.set_num_threads(1)  # each thread of the pool resizes by itself
         self.batch_size = batch_size
+        self.block_size = block_size
+        self.num_threads = num_threads
         self.max_image_pixels = max_image_pixels
         self.inputs = inputs
         self.reduce = reduce
         self.pool = ThreadPoolExecutor(num_threads, "decode")
+        self.node = this_node()
         self.free: list[np.ndarray] = []
 
+    @tell_failures(BLOCK)
     def __call__(self, shards: pa.Table) -> Iterator[pa.Table]:
+        blocks = _Blocks(self)
         for row in shards.to_pylist():
-            yield from self._read(row["shard"], row["uri"], row.get("group"))
+            source = {"number": row["number"], "shard": row["shard"], "uri": row["uri"], "size": 0, "etag": ""}
+            try:
+                with self.inputs.open(row["uri"], row.get("group")) as (samples, version):
+                    source |= {"size": version.size, "etag": version.etag}
+                    for sample in samples:
+                        blocks.add(source, sample)
+                        yield from blocks.take_decoded()
+            except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
+                blocks.end(source, error)
+            else:
+                blocks.end(source, None)
+            yield from blocks.take_decoded()
+        yield from blocks.take_rest()
 
-    def _read(self, shard: str, uri: str, group: dict[str, Any] | None) -> Iterator[pa.Table]:
-        started: deque[_Batch] = deque()
-        source: dict[str, Any] = {"shard": shard, "uri": uri, "size": 0, "etag": ""}
-        try:
-            with self.inputs.open(uri, group) as (samples, version):
-                source |= {"size": version.size, "etag": version.etag}
-                for sample in samples:
-                    if not started or started[-1].full:
-                        started.append(_Batch(source, sample.index, self._memory(), self._submit))
-                        if len(started) > 2:
-                            yield started.popleft().table()
-                    started[-1].add(sample)
-                    if sum(batch.held_bytes for batch in started) > HELD_BYTES:
-                        for batch in started:
-                            batch.wait()
-        except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
-            for batch in started:
-                batch.abandon()
-            yield _Batch(source, 0, NO_PIXELS, self._submit).table(failure=told(error), passing=may_pass(error))
-            return
-        if not started:
-            started.append(_Batch(source, 0, NO_PIXELS, self._submit))
-        while started:
-            batch = started.popleft()
-            yield batch.table(end=not started)
-
-    def _memory(self) -> np.ndarray:
-        """Room for a batch, uint8 [batch_size, 299, 299, 3]; free for another once nobody holds the returned array.
+    def memory(self) -> np.ndarray:
+        """Room for a block, uint8 [block_size, 299, 299, 3]; free for another once nobody holds the returned array.
 
         Fresh memory costs 4 % of decoding: the kernel clears each page of it.
         """
         try:
             memory = self.free.pop()
         except IndexError:
-            memory = np.empty((self.batch_size, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+            memory = np.empty((self.block_size, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
         lent = memory.view()
         weakref.finalize(lent, self.free.append, memory)
         return lent
 
-    def _submit(self, samples: list[Sample], pixels_NHWC: np.ndarray, first: int) -> _Few:
-        """Decode samples into the slots from `first` on; the task holds the array itself, so its memory is not free."""
+    def submit(self, samples: list[Sample], pixels_NHWC: np.ndarray, start: int) -> Future[list[_Done]]:
+        """Decode samples into the slots from `start` on; the task holds the array itself, so its memory is not free before."""
         return self.pool.submit(
-            lambda: [self._decode(sample, pixels_NHWC[slot]) for slot, sample in enumerate(samples, first)])
+            lambda: [self._decode(sample, pixels_NHWC[slot]) for slot, sample in enumerate(samples, start)])
 
     def _decode(self, sample: Sample, slot_HWC: np.ndarray) -> _Done:
         begun = time.perf_counter()
@@ -134,65 +140,129 @@ class Reader:
         return _Done(sample.index, sample.key, len(sample.encoded), sha256, decoded, time.perf_counter() - begun)
 
 
-class _Batch:
-    """A batch whose images are being decoded, a few in one task of the pool."""
+class _Blocks:
+    """The blocks of one call: one that is being filled, and those that are closed but not yet decoded."""
 
-    def __init__(self, source: dict[str, Any], first: int, pixels_NHWC: np.ndarray,
-                 submit: Callable[[list[Sample], np.ndarray, int], _Few]) -> None:
-        self.source = source
-        self.first = first
-        self.submit = submit
-        self.pixels_NHWC = pixels_NHWC
-        self.num_samples = 0
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.filling: _Block | None = None
+        self.closed: deque[_Block] = deque()
+        self.waiting: list[Sample] = []  # of the last segment, for one task of the pool
+        self.ahead: deque[tuple[Future[list[_Done]], int]] = deque()  # what is being decoded, with its encoded bytes
         self.held_bytes = 0
-        self.waiting: list[Sample] = []
-        self.submitted: list[_Few] = []
 
-    @property
-    def full(self) -> bool:
-        return self.num_samples == len(self.pixels_NHWC)
-
-    def add(self, sample: Sample) -> None:
+    def add(self, source: dict[str, Any], sample: Sample) -> None:
+        """Take the next sample of a shard."""
+        if self.filling is not None and self.filling.num_images == self.reader.block_size:
+            self._close()
+        if self.filling is None:
+            self.filling = _Block(self.reader)
+        segment = self.filling.segment(source, sample.index)
+        segment.num_images += 1
+        self.filling.num_images += 1
         self.waiting.append(sample)
-        self.held_bytes += len(sample.encoded)
-        self.num_samples += 1
-        if self.full or len(self.waiting) == TOGETHER:
+        if len(self.waiting) == TOGETHER:
             self._decode_waiting()
 
-    def wait(self) -> list[_Done]:
-        """Its images, once all are decoded and their encoded bytes free."""
+    def end(self, source: dict[str, Any], error: Exception | None) -> None:
+        """The shard has no more samples, or broke."""
         self._decode_waiting()
-        self.held_bytes = 0
-        return [one for few in self.submitted for one in few.result()]
+        if self.filling is None:
+            self.filling = _Block(self.reader)
+        segment = self.filling.segment(source, 0)
+        if error is None:
+            segment.end = True
+        else:
+            segment.fail(error)
+        if self.filling.may_end():
+            self._close()
 
-    def abandon(self) -> None:
-        for few in self.submitted:
-            few.cancel()
+    def take_decoded(self) -> Iterator[pa.Table]:
+        """The closed blocks that are decoded; of several the first, after waiting for it."""
+        while self.closed and (len(self.closed) > 1 or self.closed[0].is_decoded()):
+            yield self.closed.popleft().table()
+
+    def take_rest(self) -> Iterator[pa.Table]:
+        """All that is left."""
+        if self.filling is not None:
+            self._close()
+        while self.closed:
+            yield self.closed.popleft().table()
+
+    def _close(self) -> None:
+        self._decode_waiting()
+        assert self.filling is not None
+        self.closed.append(self.filling)
+        self.filling = None
 
     def _decode_waiting(self) -> None:
-        if self.waiting:
-            self.submitted.append(self.submit(self.waiting, self.pixels_NHWC, self.num_samples - len(self.waiting)))
-            self.waiting = []
-
-    def table(self, *, end: bool = False, failure: str | None = None, passing: bool = False) -> pa.Table:
-        """The batch as a table of one row; waits for its images. The pixels are not copied."""
-        done = self.wait()
-        samples = [{"shard": self.source["shard"], "index": one.index, "key": one.key, "width": one.decoded.width,
-                    "height": one.decoded.height, "sha256": one.sha256, "error": one.decoded.error} for one in done]
-        num_bytes = len(done) * IMAGE_BYTES
-        offsets = pa.py_buffer(np.array([0, num_bytes], np.int64))
-        pixels = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(self.pixels_NHWC)])
-        values = {**self.source, "first": self.first, "end": end, "failure": failure,
-                  "passing": passing, "num_bytes": sum(one.num_bytes for one in done),
-                  "decode_s": sum(one.seconds for one in done), "samples": samples}
-        columns = [pixels if field.name == "pixels" else pa.array([values[field.name]], field.type) for field in BATCH]
-        return pa.table(columns, schema=BATCH)
+        """Give what waits to the pool, and wait while the pool has enough to do."""
+        if not self.waiting or self.filling is None:
+            return
+        task = self.reader.submit(self.waiting, self.filling.pixels_NHWC, self.filling.num_images - len(self.waiting))
+        self.filling.segments[-1].decoding.append((len(self.waiting), task))
+        num_bytes = sum(len(sample.encoded) for sample in self.waiting)
+        self.ahead.append((task, num_bytes))
+        self.held_bytes += num_bytes
+        self.waiting = []
+        while self.ahead and (self.ahead[0][0].done() or self.held_bytes > HELD_BYTES
+                              or len(self.ahead) > AHEAD_EACH * self.reader.num_threads):
+            task, num_bytes = self.ahead.popleft()
+            wait([task])
+            self.held_bytes -= num_bytes
 
 
-def pixels_of(batch: pa.Table) -> np.ndarray:
-    """The pixels of a one-row table of `BATCH`, uint8 [N, 299, 299, 3], not copied and not to be written to."""
-    pixels = batch["pixels"].chunk(0)
-    _, offsets, data = pixels.buffers()
-    start, stop = np.frombuffer(offsets, np.int64, 2, pixels.offset * 8)
-    flat = np.frombuffer(data, np.uint8, stop - start, start) if stop > start else np.empty(0, np.uint8)
-    return flat.reshape(-1, INPUT_SIZE, INPUT_SIZE, 3)
+class _Block:
+    """A block that is being filled, or decoded."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.pixels_NHWC = reader.memory()
+        self.num_images = 0
+        self.segments: list[_Segment] = []
+
+    def segment(self, source: dict[str, Any], first: int) -> _Segment:
+        """The segment of a shard; a new one from index `first` on, if the shard has none here."""
+        if not self.segments or self.segments[-1].source is not source:
+            self.segments.append(_Segment(source, first))
+        return self.segments[-1]
+
+    def may_end(self) -> bool:
+        """Whether it is large enough, and fills the device's batches."""
+        wasted = -self.num_images % self.reader.batch_size
+        return 2 * self.num_images >= self.reader.block_size and wasted <= WASTE * (self.num_images + wasted)
+
+    def is_decoded(self) -> bool:
+        return all(task.done() for segment in self.segments for _, task in segment.decoding)
+
+    def table(self) -> pa.Table:
+        """The block as a table of `BLOCK`; waits for its images."""
+        samples: dict[str, list[Any]] = {name: [] for name in ("index", "key", "width", "height", "sha256", "error")}
+        segments = []
+        for segment in self.segments:
+            done = [one for number, task in segment.decoding for one in _results(segment, number, task)]
+            samples["index"] += range(segment.first, segment.first + segment.num_images)
+            samples["key"] += [one.key for one in done]
+            samples["width"] += [one.decoded.width for one in done]
+            samples["height"] += [one.decoded.height for one in done]
+            samples["sha256"] += [one.sha256 for one in done]
+            samples["error"] += [one.decoded.error for one in done]
+            segments.append({**segment.source, "first": segment.first, "num_images": segment.num_images, "end": segment.end,
+                             "failure": segment.failure, "retryable": segment.retryable,
+                             "num_bytes": sum(one.num_bytes for one in done), "decode_s": sum(one.seconds for one in done)})
+        return pack_block(segments, samples, self.pixels_NHWC, self.reader.node)
+
+
+def _results(segment: _Segment, number: int, task: Future[list[_Done]]) -> list[_Done]:
+    """What the pool made of so many samples. If that failed, so has the segment, and nothing stands in their place."""
+    try:
+        return task.result()
+    except Exception as error:  # noqa: BLE001  # MemoryError, or a fault of our own
+        segment.fail(error)
+        return [_Done(0, "", 0, None, Decoded(None, None, "failed"), 0.0)] * number
+
+
+def this_node() -> str:
+    """Ray's id of this node; empty outside of Ray."""
+    import ray
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""

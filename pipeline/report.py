@@ -19,7 +19,6 @@ from pipeline.findings import Findings, seconds
 FREQUENT = 20  # labels in the histogram
 PICTURED = 12  # of them, with a picture each
 CHANGED = 10   # labels whose share differs most from the run before
-FAILED = 50    # failed shards that are listed
 
 
 def page(row: dict[str, Any], findings: Findings, failed: dict[str, str], labels: list[str],
@@ -28,7 +27,7 @@ def page(row: dict[str, Any], findings: Findings, failed: dict[str, str], labels
 
     Args:
         row: of `ledger.RUNS`; so is `before`, the last run that labelled something.
-        failed: reason by shard.
+        failed: reason by shard, of those that are to be listed.
         labels: the label of each label_id.
         notes: sentences to put first.
     """
@@ -44,7 +43,7 @@ def page(row: dict[str, Any], findings: Findings, failed: dict[str, str], labels
                     [gallery.of_label[label_id] for label_id, _ in frequent[:PICTURED] if label_id in gallery.of_label])],
         plots=_plots(counts, findings, before) if counts.num_images else [],
         examples=findings.examples, slowest=[(shard, seconds(shard)) for shard in findings.slowest],
-        failed=sorted(failed.items())[:FAILED], num_failed=len(failed),
+        failed=sorted(failed.items()), num_failed=row["num_failed"],
         settings=_settings(row), changes=changes(before, row) if before else [],
         drift=drift(Counts.read(before), counts)[:CHANGED] if before else [])
 
@@ -72,7 +71,7 @@ def drift(before: Counts, now: Counts) -> list[tuple[int, float, float]]:
 
 
 def _settings(row: dict[str, Any]) -> dict[str, str]:
-    fixed = {name: str(row[name]) for name in ("model_id", "device", "precision", "hardware")}
+    fixed = {name: str(row.get(name) or "") for name in ("model_id", "device", "precision", "runner", "hardware")}
     config = {f"--{name.replace('_', '-')}": str(value) for name, value in json.loads(row["config"]).items()}
     return fixed | config | {f"{name} version": str(value) for name, value in json.loads(row["versions"]).items()}
 

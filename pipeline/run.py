@@ -102,7 +102,7 @@ def _begin(config: Config, summary: Summary, lease: Lease | None, started_at: da
 
 def _record(config: Config, summary: Summary, lease: Lease | None, started_at: datetime, classes: pa.Table) -> None:
     """The run's row and its report, whatever way the run ends; and its staging removed, with a lease that of dead runs too."""
-    broken = sys.exc_info()[0] is not None or summary.failed or summary.unrecorded
+    broken = sys.exc_info()[0] is not None or summary.num_failed or summary.unrecorded
     try:
         whole = lease is not None and lease.lost is None
         storage.remove(storage.join(config.output, "_staging", *([] if whole else [summary.run_id])))
@@ -121,4 +121,4 @@ def _run_row(config: Config, summary: Summary, status: str, started_at: datetime
     versions = {name: version(name) for name in ("ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")}
     return {**vars(summary), **summary.counts.columns(), "status": status, "started_at": started_at,
             "input": canonical_uri(config.input), "versions": json.dumps(versions | {"python": platform.python_version()}),
-            "config": json.dumps(dataclasses.asdict(config)), "num_failed": len(summary.failed)}
+            "config": json.dumps(dataclasses.asdict(config))}

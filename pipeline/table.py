@@ -6,7 +6,7 @@ Not here: files (the sink writes them).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -44,31 +44,54 @@ def written(embeddings: str) -> pa.Schema:
     return ROWS.set(at, ROWS.field(at).with_type(pa.list_(pa.float32() if embeddings == "float32" else pa.float16(), EMBEDDING)))
 
 
-def rows(samples: pa.Table, label_id: np.ndarray[Any, Any], prob: np.ndarray[Any, Any],
-         embedding: np.ndarray[Any, Any], labels: pa.Array) -> pa.Table:
-    """The rows of N samples; a rejected sample keeps its row, its answers null.
+NOT_FINITE = "not_finite"  # the reason code of an image whose answers are infinite or not a number
+
+
+class Answers(NamedTuple):
+    """What the network says of N images; k is 5, or the number of classes if that is less. Best first."""
+
+    label_id: np.ndarray[Any, Any]  # int16 [N, k]
+    prob: np.ndarray[Any, Any]  # float32 [N, k]
+    embedding: np.ndarray[Any, Any]  # float32 [N, 1536]
+
+
+def split_answers(answer_NK: np.ndarray[Any, Any]) -> Answers:
+    """The answers that the network gives as one tensor, float32 [N, 2k + 1536]. A label_id that is not finite becomes 0."""
+    k = (answer_NK.shape[1] - EMBEDDING) // 2
+    label_id = np.nan_to_num(answer_NK[:, :k], nan=0, posinf=0, neginf=0).astype(np.int16)
+    return Answers(label_id, answer_NK[:, k:2 * k], answer_NK[:, 2 * k:])
+
+
+def rows(samples: pa.Table, answers: Answers, labels: pa.Array) -> pa.Table:
+    """The rows of N samples. A rejected sample keeps its row, and its answers are null.
+
+    A sample whose answers are not all finite is rejected as `not_finite`: half precision ends at 65,504.
 
     Args:
         samples: table of `SAMPLES`, N rows.
-        label_id: int16 [N, k], best first, k = min(5, classes); prob: float32 [N, k].
-        embedding: float32 [N, 1536].
+        answers: of the N samples, in their order.
         labels: the label of each label_id.
     """
-    rejected = samples["error"].is_valid().to_numpy()
+    label_id, prob, embedding = answers
+    broken = ~(np.isfinite(embedding).all(axis=1) & np.isfinite(prob).all(axis=1))
+    errors = pa.compute.if_else(pa.array(broken), pa.compute.coalesce(samples["error"], pa.scalar(NOT_FINITE)), samples["error"])
+    nulls = errors.is_valid()
+    rejected = nulls.to_numpy()
     num_rows, k = label_id.shape
     flat_id = pa.array(label_id.reshape(-1), pa.int16())
-    struct = pa.StructArray.from_arrays([flat_id, labels.take(flat_id), pa.array(prob.reshape(-1), pa.float32())],
+    struct = pa.StructArray.from_arrays([flat_id, labels.take(flat_id), pa.array(np.ascontiguousarray(prob).reshape(-1), pa.float32())],
                                         fields=list(TOP5.value_type))
     offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * k)
     top5 = pa.ListArray.from_arrays(offsets, struct, type=TOP5)
     top1_id = pa.array(label_id[:, 0], pa.int16(), mask=rejected)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedding.reshape(-1), pa.float32()), EMBEDDING)
-    nulls = pa.array(rejected)
-    answers = {
+    flat = pa.array(np.ascontiguousarray(embedding).reshape(-1), pa.float32())
+    made = {
         "label_id": top1_id,
         "label": labels.take(top1_id),
         "prob": pa.array(prob[:, 0], pa.float32(), mask=rejected),
         "top5": pa.compute.if_else(nulls, pa.scalar(None, TOP5), top5),
-        "embedding": pa.compute.if_else(nulls, pa.scalar(None, ROWS.field("embedding").type), vectors),
+        "embedding": pa.compute.if_else(nulls, pa.scalar(None, ROWS.field("embedding").type),
+                                        pa.FixedSizeListArray.from_arrays(flat, EMBEDDING)),
+        "error": errors,
     }
-    return pa.table([answers[name] if name in answers else samples[name] for name in ROWS.names], schema=ROWS)
+    return pa.table([made[name] if name in made else samples[name] for name in ROWS.names], schema=ROWS)

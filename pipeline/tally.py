@@ -1,7 +1,7 @@
-"""What a run did: reports of batches -> rows of the `shards` table, and the summary's counts.
+"""What a run did: reports of blocks -> rows of the `shards` table, and the summary's counts.
 
 In: rows of `REPORT`. Out: a `Summary`, and the ledger of shards under `<output>/shards/`.
-A shard is committed when all its batches of one version are reported and one of them brought the file; whatever nobody
+A shard is committed when all its segments of one version are reported and one of them brought the file; whatever nobody
 reported is settled by looking at the output itself.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,15 +27,19 @@ from pipeline.retry import told
 
 FLUSH_LEDGER_S = 60.0
 FEW_ROWS = 200
+NAMED = 50  # failed shards that the summary and the report name; the ledger has all
+REASONS = 10_000  # of failures that may pass: 200 bytes each
+ROWS_EACH = 10_000  # of a file of the ledger
 DIED = "the process that read or labelled it died, or its node did"
 
 
 @dataclass
 class Summary:
-    """`failed`: reason by shard. `counts`: of the committed images. `cpu_s`, `gpu_s`: spent, whatever came of it.
+    """`failed`: reason by shard, of the first `NAMED` that failed. `counts`: of the committed images.
 
-    `unrecorded`: why the run's row, its shards' rows or its report are missing, if they are. `findings`: what is worth
-    showing of it.
+    `cpu_s`, `gpu_s`: spent, whatever came of it. `num_slots`: images that the device's batches had room for. `num_moved`: of
+    `num_blocks` those that were labelled on another node than decoded. `unrecorded`: why the run's row, its shards' rows or its
+    report are missing, if they are. `findings`: what is worth showing of it.
     """
 
     run_id: str
@@ -46,6 +51,7 @@ class Summary:
     meaningless: bool
     num_committed: int = 0
     counts: Counts = field(default_factory=Counts)
+    num_failed: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_s: float = 0.0
@@ -53,7 +59,13 @@ class Summary:
     gpu_s: float = 0.0
     device: str = ""
     precision: str = ""
+    runner: str = ""
+    runner_note: str = ""
     hardware: str = ""
+    num_labelled: int = 0
+    num_slots: int = 0
+    num_blocks: int = 0
+    num_moved: int = 0
     unrecorded: str = ""
     expected_s: float | None = None  # of a dry run
     findings: Findings = field(default_factory=Findings)
@@ -66,6 +78,8 @@ class Summary:
             told.append(f"{self.num_orphans:,} tables are of shards that are no longer in the input")
         if self.meaningless:
             told.append("these weights are untrained: the labels mean nothing")
+        if self.runner_note:
+            told.append(self.runner_note)
         if self.num_committed > 1 and self.counts.num_images < FEW_ROWS * self.num_committed:  # opening costs more than reading
             told.append(f"the tables have {self.counts.num_images // self.num_committed} rows on average, which is slow to query: "
                         "jobs/pack.py makes larger shards")
@@ -73,113 +87,148 @@ class Summary:
 
     def exit_code(self, max_rejected: float) -> int:
         """0 done, 1 a shard failed, 3 more rejected than allowed."""
-        if self.failed or self.unrecorded:
+        if self.num_failed or self.unrecorded:
             return 1
         return 3 if self.counts.rejected.total() > max_rejected * self.counts.num_images else 0
 
 
 class Tally:
-    """Counts what the batches of a run report. `reason`: why the last attempt stopped, if it did.
+    """Counts what the blocks of a run report. What it keeps for a shard that has ended is one byte.
+
+    `ended`: bool for each pending shard. `reason`: why the last attempt stopped, if it did.
 
     Args:
+        pending: the paths of the run's shards; a report's `number` is an index of it.
         label_cpus, label_gpus: that a labeller keeps busy.
         on_end: told the status of each shard that ends.
     """
 
-    def __init__(self, output: str, summary: Summary, label_cpus: float, label_gpus: float,
+    def __init__(self, output: str, summary: Summary, pending: pa.Array, label_cpus: float, label_gpus: float,
                  on_end: Callable[[str], None]) -> None:
-        self.output, self.summary, self.on_end = output, summary, on_end
+        self.output, self.summary, self.pending, self.on_end = output, summary, pending, on_end
         self.label_cpus, self.label_gpus = label_cpus, label_gpus
         self.begun = time.monotonic()
-        self.open: dict[tuple[str, str], dict[str, Any]] = {}  # by shard and version: something was reported, not all
-        self.ended: set[str] = set()
-        self.failures: dict[str, str] = {}  # that may pass, of shards that are not ended
+        self.ended = np.zeros(len(pending), bool)
+        self.open: dict[tuple[int, str], dict[str, Any]] = {}  # by shard and version: something was reported, not all
+        self.failures: dict[int, str] = {}  # that may pass, of some of the shards that are not ended
+        self.last_attempt = False
         self.reason: str | None = None
         self.rows: list[dict[str, Any]] = []
-        self.num_parts, self.flushed = 0, time.monotonic()
+        self.num_parts, self.num_refused, self.flushed = 0, 0, time.monotonic()
+
+    def left(self) -> np.ndarray[Any, Any]:
+        """The numbers of the shards that have not ended."""
+        return np.flatnonzero(~self.ended)
 
     def add(self, report: dict[str, Any]) -> None:
-        """Count one report of a batch."""
-        self.summary.findings.add(report, time.monotonic() - self.begun)
-        shard, key = report["shard"], (report["shard"], report["etag"])
-        self.summary.cpu_s += report["decode_s"] + report["label_s"] * self.label_cpus
-        self.summary.gpu_s += report["label_s"] * self.label_gpus
-        if shard in self.ended:
-            return  # the shard failed already, in another of its batches
-        row = self.open.setdefault(key, self._row(shard) | {
-            "source_uri": report["uri"], "source_size": report["size"], "source_etag": report["etag"]})
-        row["counts"].add(Counts.read(report))
-        row["image_bytes"] += report["num_bytes"]
-        row["decode_s"] += report["decode_s"]
-        row["label_s"] += report["label_s"]
-        if report["end"]:
-            row["total"] = report["first"] + report["num_images"]
-        if report["file_size"] is not None:
-            row |= {"file": shard + ".parquet", "file_size": report["file_size"], "file_etag": report["file_etag"]}
-        self.summary.precision = report["precision"]
-        if report["failure"] is not None and report["passing"]:
-            self.failures[shard] = report["failure"]
-        elif report["failure"] is not None:
-            self._end(row, "failed", report["failure"])
-        elif "file" in row and row["counts"].num_images == row.get("total"):
-            self._end(row, "committed", None)
-        if time.monotonic() - self.flushed > FLUSH_LEDGER_S:
+        """Count one report."""
+        summary = self.summary
+        summary.findings.add(report, time.monotonic() - self.begun)
+        summary.cpu_s += report["label_s"] * self.label_cpus
+        summary.gpu_s += report["label_s"] * self.label_gpus
+        summary.num_slots += report["num_slots"]
+        summary.num_blocks += report["num_blocks"]
+        summary.num_moved += report["num_moved"]
+        if report["runner"]:
+            summary.precision, summary.runner = report["precision"], report["runner"]
+            summary.runner_note = summary.runner_note or report["runner_note"]
+        for segment in report["segments"]:
+            summary.cpu_s += segment["decode_s"]
+            summary.num_labelled += segment["num_images"]
+            if not self.ended[segment["number"]]:  # else it failed already, in another of its segments
+                self._add(segment)
+        if time.monotonic() - self.flushed > FLUSH_LEDGER_S or len(self.rows) >= ROWS_EACH * (1 + self.num_refused):
             try:
                 self._flush()
+                self.num_refused = 0
             except Exception as error:  # noqa: BLE001  # the rows are kept for the next time
+                self.num_refused += 1
                 logging.getLogger(__name__).warning("the ledger is not written: %s", told(error))
 
-    def settle(self, attempted: list[str], *, last: bool) -> None:
+    def _add(self, segment: dict[str, Any]) -> None:
+        number, key = segment["number"], (segment["number"], segment["etag"])
+        row = self.open.get(key)
+        if row is None:
+            row = self.open[key] = self._row(number) | {
+                "source_uri": segment["uri"], "source_size": segment["size"], "source_etag": segment["etag"]}
+        for name in ("image_bytes", "decode_s", "label_s"):
+            row[name] += segment["num_bytes" if name == "image_bytes" else name]
+        if segment["failure"] is None:
+            row["counts"].add(Counts.read(segment))
+        if segment["end"]:
+            row["total"] = segment["first"] + segment["num_images"]
+        if segment["file_size"] is not None:
+            row |= {"file": segment["shard"] + ".parquet", "file_size": segment["file_size"], "file_etag": segment["file_etag"]}
+        if segment["failure"] is not None and segment["retryable"] and not self.last_attempt:
+            del self.open[key]
+            if len(self.failures) < REASONS:
+                self.failures[number] = segment["failure"]
+        elif segment["failure"] is not None:
+            self._end(number, row, "failed", segment["failure"])
+        elif "file" in row and row["counts"].num_images == row.get("total"):
+            self._end(number, row, "committed", None)
+
+    def settle(self, *, last: bool) -> None:
         """End of an attempt: what nobody reported is committed if the output says so; else failed, if it was the last."""
-        silent = [shard for shard in attempted if shard not in self.ended]
-        finished = self._finished([shard + ".parquet" for shard in silent]) if silent else {}
-        for shard in silent:
+        silent = self.left().tolist()
+        names = pc.binary_join_element_wise(self.pending.take(pa.array(silent, pa.int64())), ".parquet", "")
+        finished = self._finished(names) if silent else {}
+        for number in silent:
+            shard = self.pending[number].as_py()
             entry = finished.get(shard + ".parquet")
-            row = self.open.get((shard, entry["source_etag"])) if entry else None
+            row = self.open.get((number, entry["source_etag"])) if entry else None
             if entry and row:
                 table = storage.read_bytes(labels_uri(self.output, self.summary.model_id, shard))
                 row |= entry | {"counts": Counts.of(read_table(table, COUNTED_COLUMNS))}
-                self._end(row, "committed", None)
+                self._end(number, row, "committed", None)
             elif last:
-                self._end(self._row(shard), "failed", self.failures.get(shard) or self.reason or DIED)
+                self._end(number, self._row(number), "failed", self.failures.get(number) or self.reason or DIED)
         self.open.clear()
 
-    def close(self, pending: list[str]) -> None:
-        """End of the run, whatever ended it: what is not ended has failed; write the rest of the ledger."""
-        for shard in pending:
-            if shard not in self.ended:
-                self._end(self._row(shard), "failed", "the run ended before all its rows were written")
+    def close(self) -> None:
+        """End of the run, whatever ended it: what was begun and has not ended has failed; write the rest of the ledger.
+
+        A shard that was never begun has no row: nothing is known of it, and the next run finds it pending.
+        """
+        for (number, _), row in list(self.open.items()):
+            if not self.ended[number]:
+                self._end(number, row | {"counts": Counts()}, "failed", "the run ended before all its rows were written")
         try:
             self._flush()
         except Exception as error:  # noqa: BLE001  # each store has its own exceptions
             self.summary.unrecorded = told(error)
 
-    def _row(self, shard: str) -> dict[str, Any]:
-        return {"run_id": self.summary.run_id, "shard": shard, "model_id": self.summary.model_id,
+    def _row(self, number: int) -> dict[str, Any]:
+        return {"run_id": self.summary.run_id, "shard": self.pending[number].as_py(), "model_id": self.summary.model_id,
                 "counts": Counts(), "image_bytes": 0, "decode_s": 0.0, "label_s": 0.0}
 
-    def _finished(self, names: list[str]) -> dict[str, dict[str, Any]]:
+    def _finished(self, names: pa.Array) -> dict[str, dict[str, Any]]:
         """What the output's files of these names say of themselves, as rows of `FOOTERS`."""
         files = ledger.list_labels(self.output, self.summary.model_id)
-        files = files.filter(pc.is_in(files["path"], pa.array(names)))
+        files = files.filter(pc.is_in(files["path"], names))
         found = ledger.read_footers(self.output, self.summary.model_id, files)
         return {entry["file"]: entry for entry in found.to_pylist()}
 
-    def _end(self, row: dict[str, Any], status: str, failure: str | None) -> None:
-        self.ended.add(row["shard"])
+    def _end(self, number: int, row: dict[str, Any], status: str, failure: str | None) -> None:
+        self.ended[number] = True
+        self.failures.pop(number, None)
+        self.open.pop((number, row.get("source_etag", "")), None)
         if failure is None:
             self.summary.num_committed += 1
             self.summary.counts.add(row["counts"])
         else:
-            self.summary.failed[row["shard"]] = failure
-        ended = {**row, **row["counts"].columns(), "status": status, "failure": failure, "labelled_at": datetime.now(UTC)}
+            self.summary.num_failed += 1
+            if len(self.summary.failed) < NAMED:
+                self.summary.failed[row["shard"]] = failure
+        told = row | row["counts"].columns() | {"status": status, "failure": failure, "labelled_at": datetime.now(UTC)}
+        ended = {name: told.get(name) for name in ledger.SHARDS.names}
         self.summary.findings.add_shard(ended)
         self.on_end(status)
         self.rows.append(ended)
 
     def _flush(self) -> None:
         self.flushed = time.monotonic()
-        if self.rows:
-            name = f"{self.summary.run_id}-{self.num_parts:05}"
-            ledger.write(self.output, "shards", name, self.rows, ledger.SHARDS)
-            self.rows, self.num_parts = [], self.num_parts + 1
+        while self.rows:
+            part, rest = self.rows[:ROWS_EACH], self.rows[ROWS_EACH:]
+            ledger.write(self.output, "shards", f"{self.summary.run_id}-{self.num_parts:05}", part, ledger.SHARDS)
+            self.rows, self.num_parts = rest, self.num_parts + 1

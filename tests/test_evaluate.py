@@ -15,7 +15,7 @@ from pipeline.classes import SCHEMA, load_classes
 from pipeline.config import Config, UserError
 from pipeline.evaluate import BINS, evaluate, save
 from pipeline.inputs import Inputs
-from pipeline.table import EMBEDDING, SAMPLES, rows
+from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
 from pipeline.truth import TRUTH
 from tests.test_shards import make_tar
 
@@ -31,8 +31,9 @@ def tables(folder, prob_NC, classes=FOUR, errors=None, model=MODEL, embedding=No
                         digests or ["0" * 64] * count, errors or [None] * count], schema=SAMPLES)
     label_id = np.argsort(-prob_NC, axis=1, kind="stable")[:, :k]
     prob = np.take_along_axis(prob_NC, label_id, 1).astype(np.float32)
-    made = rows(samples, label_id.astype(np.int16), prob, np.zeros((count, EMBEDDING), np.float32) if embedding is None else embedding,
-                classes["label"].combine_chunks())
+    if embedding is None:
+        embedding = np.zeros((count, EMBEDDING), np.float32)
+    made = rows(samples, Answers(label_id.astype(np.int16), prob, embedding), classes["label"].combine_chunks())
     (folder / f"labels/model={model}").mkdir(parents=True)
     (folder / "classes").mkdir()
     pq.write_table(made, folder / f"labels/model={model}/a.tar.parquet")

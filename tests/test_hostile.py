@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from pip._internal.models.index import PyPI
 
-from pipeline.batches import samples_of
+from pipeline.batches import samples_of, segments_of
 from pipeline.config import Config
 from pipeline.decode import REASONS, decode
 from pipeline.inputs import Inputs
@@ -46,12 +46,13 @@ def read(tmp_path: Path, data: bytes) -> tuple[list[dict[str, object]], str | No
     """The rows and the failure of a shard, by the reader with the defaults of the job."""
     (tmp_path / "a.tar").write_bytes(data)
     limits = Config(input="i", output="o")
-    reader = Reader(96, 2, limits.max_image_pixels, Inputs.of(limits))
-    batches = list(reader(pa.table({"shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})))
+    reader = Reader(96, 96, 2, limits.max_image_pixels, Inputs.of(limits))
+    batches = list(reader(pa.table({"number": [0], "shard": ["a.tar"], "uri": [str(tmp_path / "a.tar")]})))
     found = [row for batch in batches for row in samples_of(batch).to_pylist()]
     assert [row["index"] for row in found] == list(range(len(found)))
-    assert batches[-1]["end"][0].as_py() == (batches[-1]["failure"][0].as_py() is None)
-    return found, batches[-1]["failure"][0].as_py()
+    last = segments_of(batches[-1])[-1]
+    assert last["end"] == (last["failure"] is None)
+    return found, last["failure"]
 
 
 def test_100000_members(tmp_path):
@@ -134,9 +135,9 @@ from pipeline.config import Config
 from pipeline.inputs import Inputs
 from pipeline.reader import Reader
 limits = Config(input="i", output="o")
-reader = Reader(96, 4, limits.max_image_pixels, Inputs.of(limits), False)
+reader = Reader(96, 96, 4, limits.max_image_pixels, Inputs.of(limits), False)
 def read(name):
-    batch, = reader(pa.table({{"shard": [name], "uri": [{str(tmp_path)!r} + "/" + name]}}))
+    batch, = reader(pa.table({{"number": [0], "shard": [name], "uri": [{str(tmp_path)!r} + "/" + name]}}))
     assert samples_of(batch)["error"].null_count == 4, samples_of(batch)["error"]
 threads = [threading.Thread(target=read, args=(name,)) for name in ("a.tar", "b.tar")]
 [thread.start() for thread in threads]

@@ -1,7 +1,11 @@
-"""The labeller against timm's network: answers, precision, classes that do not fit."""
+"""The labeller against timm's network: answers, precision, classes that do not fit.
+
+Those marked `gpu` need a device; `test_on_cuda.py` needs none.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,7 @@ from pipeline.config import UserError
 from pipeline.folded import FoldedConv, fold_batch_norms
 from pipeline.inception_v4 import InceptionV4
 from pipeline.labeller import Labeller, check_classes, resolve_device, resolve_precision
-from pipeline.runners import fitting
+from pipeline.table import Answers, split_answers
 
 NUM_CLASSES = 20
 
@@ -73,6 +77,10 @@ def relative_error(found: Tensor, expected: Tensor) -> Tensor:
     return (found - expected).norm(dim=1) / expected.norm(dim=1)
 
 
+def ask(labeller: Labeller, image_NHWC: np.ndarray) -> Answers:
+    return split_answers(labeller(image_NHWC))
+
+
 def logits(state: dict[str, Tensor], embedding: np.ndarray) -> Tensor:
     return nn.functional.linear(torch.from_numpy(embedding), state["last_linear.weight"], state["last_linear.bias"])
 
@@ -80,7 +88,7 @@ def logits(state: dict[str, Tensor], embedding: np.ndarray) -> Tensor:
 def test_fp32_says_what_timm_says(state: dict[str, Tensor], image_NHWC: np.ndarray,
                                   expected: tuple[Tensor, Tensor]) -> None:
     embedding_ND, logits_NC = expected
-    answers = Labeller(state, "cpu", "fp32")(image_NHWC)
+    answers = ask(Labeller(state, "cpu", "fp32"), image_NHWC)
     assert [(a.dtype.name, a.shape) for a in answers] == [
         ("int16", (6, 5)), ("float32", (6, 5)), ("float32", (6, 1536))]
     assert relative_error(torch.from_numpy(answers.embedding), embedding_ND).max() < 1e-5
@@ -93,7 +101,7 @@ def test_fp32_says_what_timm_says(state: dict[str, Tensor], image_NHWC: np.ndarr
 def test_bf16_is_nearer_to_fp32_than_timms_autocast(
         state: dict[str, Tensor], theirs: Any, image_NHWC: np.ndarray, expected: tuple[Tensor, Tensor]) -> None:
     embedding_ND, logits_NC = expected
-    answers = Labeller(state, "cpu", "bf16")(image_NHWC)
+    answers = ask(Labeller(state, "cpu", "bf16"), image_NHWC)
     assert nn.functional.cosine_similarity(torch.from_numpy(answers.embedding), embedding_ND).min() >= 0.9999
     with torch.autocast("cpu", torch.bfloat16):
         _, autocast_NC = timms_answers(theirs, image_NHWC)
@@ -103,10 +111,10 @@ def test_bf16_is_nearer_to_fp32_than_timms_autocast(
 
 def test_an_image_does_not_depend_on_its_batch(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
     labeller = Labeller(state, "cpu", "fp32", num_threads=torch.get_num_threads())
-    whole, alone = labeller(image_NHWC[:3]), labeller(image_NHWC[1:2])
+    whole, alone = ask(labeller, image_NHWC[:3]), ask(labeller, image_NHWC[1:2])
     np.testing.assert_allclose(alone.embedding[0], whole.embedding[1], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(alone.label_id[0], whole.label_id[1])
-    assert [len(answer) for answer in labeller(image_NHWC[:0])] == [0, 0, 0]
+    assert labeller(image_NHWC[:0]).shape == (0, 10 + 1536)
 
 
 def test_folding_leaves_no_batch_norm_and_the_state_as_it_was(state: dict[str, Tensor]) -> None:
@@ -122,14 +130,23 @@ def test_folding_leaves_no_batch_norm_and_the_state_as_it_was(state: dict[str, T
 
 def test_fewer_than_five_classes(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
     three = state | {name: state[name][:3] for name in ("last_linear.weight", "last_linear.bias")}
-    answers = Labeller(three, "cpu", "bf16")(image_NHWC[:1])
+    answers = ask(Labeller(three, "cpu", "bf16"), image_NHWC[:1])
     assert sorted(answers.label_id[0]) == [0, 1, 2] and answers.prob.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_answers_that_are_not_finite_are_refused(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
+def test_an_image_without_a_finite_answer_is_a_row(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
     huge = state | {"last_linear.weight": torch.full((NUM_CLASSES, 1536), 1e38)}
-    with pytest.raises(UserError, match="--precision bf16: .* not finite"):
-        Labeller(huge, "cpu", "bf16")(image_NHWC[:1])
+    answer_NK = Labeller(huge, "cpu", "fp32")(image_NHWC[:1])
+    assert answer_NK.shape == (1, 10 + 1536) and answer_NK.dtype == np.float32 and not np.isfinite(answer_NK).all()
+
+
+def test_a_processor_has_one_runner(state: dict[str, Tensor]) -> None:
+    for name in ("auto", "plain"):
+        labeller = Labeller(state, "cpu", "fp32", num_threads=2, runner=name)
+        assert (labeller.runner, labeller.runner_note, labeller.num_top, labeller.precision) == ("cpu", "", 5, "fp32")
+        assert labeller.slots_for(7) == 7 and labeller.batch_size == 8
+    with pytest.raises(UserError, match="--runner fast: .* needs a CUDA device"):
+        Labeller(state, "cpu", "fp32", runner="fast")
 
 
 @pytest.mark.parametrize("images", [
@@ -155,9 +172,24 @@ def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolve_precision("auto", "cpu") == precision
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    for capability, precision in (((6, 1), "fp32"), ((7, 0), "fp16"), ((12, 0), "fp16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        assert resolve_precision("auto", "cuda") == precision
     assert [resolve_precision(name, "cuda") for name in ("auto", "fp16", "fp32")] == ["fp16", "fp16", "fp32"]
     with pytest.raises(UserError, match="--precision bf16"):
         resolve_precision("bf16", "cuda")
+
+
+def test_a_process_that_does_not_see_its_gpu_says_so(state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for value, told in (("7", "CUDA_VISIBLE_DEVICES is '7' here"), (None, "CUDA_VISIBLE_DEVICES is not set here")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if value:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        with pytest.raises(UserError, match=told):
+            resolve_precision("auto", "cuda")
+        with pytest.raises(UserError, match=told):
+            Labeller(state, "cuda", "fp16")
 
 
 @pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this processor computes in fp16")
@@ -172,29 +204,40 @@ def test_classes_must_be_as_many_as_outputs(state: dict[str, Tensor]) -> None:
     check_classes(state, load_classes().slice(0, NUM_CLASSES))
 
 
-def test_a_batch_is_halved_until_it_fits_the_device() -> None:
-    assert [fitting(256, free * 2**30) for free in (80, 16, 8, 1)] == [256, 256, 128, 16]
-    assert fitting(1, 0) == 1
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("number", [1, 3, 4, 5, 8, 9, 17])
-def test_a_gpu_takes_any_number_of_images(state: dict[str, Tensor], number: int) -> None:
+@pytest.mark.parametrize("runner", ["fast", "plain"])
+@pytest.mark.parametrize("number", [0, 1, 3, 4, 5, 8, 9, 17])
+def test_a_gpu_takes_any_number_of_images(state: dict[str, Tensor], number: int, runner: str) -> None:
     image_NHWC = np.random.default_rng(0).integers(0, 256, (number, 299, 299, 3), np.uint8)
-    whole, few = (Labeller(state, "cuda", "fp32", batch_size=size)(image_NHWC) for size in (32, 8))
+    whole, few = (ask(Labeller(state, "cuda", "fp32", batch_size=size, runner=runner), image_NHWC) for size in (32, 8))
     assert whole.embedding.shape == (number, 1536)
     np.testing.assert_allclose(few.embedding, whole.embedding, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("runner", ["fast", "plain"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3), ("bf16", 2e-2)])
-def test_a_gpu_says_the_same(state: dict[str, Tensor], image_NHWC: np.ndarray, expected: tuple[Tensor, Tensor],
-                             precision: str, tolerance: float) -> None:
-    embedding = torch.from_numpy(Labeller(state, "cuda", precision)(image_NHWC).embedding)
+def test_a_gpu_says_what_timm_says(state: dict[str, Tensor], image_NHWC: np.ndarray, expected: tuple[Tensor, Tensor],
+                                   precision: str, tolerance: float, runner: str) -> None:
+    labeller = Labeller(state, "cuda", precision, runner=runner)
+    assert labeller.runner == runner
+    embedding = torch.from_numpy(ask(labeller, image_NHWC).embedding.copy())
     assert relative_error(embedding, expected[0]).max() < tolerance
     assert nn.functional.cosine_similarity(embedding, expected[0]).min() >= 0.9999
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_answers_calls_at_the_same_time(state: dict[str, Tensor]) -> None:
+    labeller = Labeller(state, "cuda", "fp16", batch_size=16, runner="fast")
+    random = np.random.default_rng(0)
+    parts = [random.integers(0, 256, (1 + at % 16, 299, 299, 3), np.uint8) for at in range(20)]
+    alone = [labeller(part) for part in parts]
+    with ThreadPoolExecutor(3) as pool:
+        for answer_NK, alone_NK in zip(pool.map(labeller, parts), alone, strict=True):
+            np.testing.assert_array_equal(answer_NK, alone_NK)
 
 
 def test_the_folded_network_is_the_network(state: dict[str, Tensor]) -> None:

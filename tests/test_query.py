@@ -12,7 +12,7 @@ from pipeline import ledger, storage
 from pipeline.config import UserError
 from pipeline.query import ask, connect, named
 from pipeline.sink import Sink, Source
-from pipeline.table import EMBEDDING, SAMPLES, rows
+from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
 from tests.conftest import job
 
 MODEL = "inception_v4-00000000"
@@ -37,7 +37,7 @@ def fill(output: str) -> None:
         prob = np.array([[image[1], (1 - image[1]) / 2] for image in images], np.float32)
         embedding = np.eye(3, EMBEDDING, dtype=np.float32)[[image[2] for image in images]]
         embedding[:, 3] = np.array(indices) / 10
-        Sink(output, "r", MODEL).write(Source(shard, f"in/{shard}", 1, "e"), rows(samples, label_id, prob, embedding, LABELS),
+        Sink(output, "r", MODEL).write(Source(shard, f"in/{shard}", 1, "e"), rows(samples, Answers(label_id, prob, embedding), LABELS),
                                        0, True)
         row = {"run_id": f"r{number}", "shard": shard, "model_id": MODEL, "status": "committed", "labelled_at": NIGHTS[number]}
         ledger.write(output, "shards", f"r{number}-0", [row], ledger.SHARDS)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.sink import Sink, Source
-from pipeline.table import EMBEDDING, ROWS, SAMPLES, rows
+from pipeline.table import EMBEDDING, ROWS, SAMPLES, Answers, rows
 
 SOURCE = Source("dt=2026-11-23/a.tar", "s3://b/dt=2026-11-23/a.tar", 10240, "e1")
 
@@ -20,8 +20,7 @@ def make_rows(first: int, last: int) -> pa.Table:
     samples = pa.table([[SOURCE.shard] * len(ids), ids, [f"k{i}" for i in ids], ids, ids, [f"{i:064}" for i in ids],
                         ["truncated" if i == 2 else None for i in ids]], schema=SAMPLES)
     values = np.tile(np.array(ids, np.float32)[:, None], (1, EMBEDDING))
-    return rows(samples, np.zeros((len(ids), 5), np.int16), np.ones((len(ids), 5), np.float32), values,
-                pa.array(["crane"]))
+    return rows(samples, Answers(np.zeros((len(ids), 5), np.int16), np.ones((len(ids), 5), np.float32), values), pa.array(["crane"]))
 
 
 def sink_at(path) -> tuple[Sink, str]:

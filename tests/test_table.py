@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.table import EMBEDDING, ROWS, SAMPLES, rows
+from pipeline.table import EMBEDDING, NOT_FINITE, ROWS, SAMPLES, Answers, rows, split_answers
 
 
 def test_rows_keep_rejected_samples_with_null_answers(tmp_path):
@@ -13,7 +13,7 @@ def test_rows_keep_rejected_samples_with_null_answers(tmp_path):
     label_id = np.array([[2, 0], [1, 1], [0, 2]], np.int16)
     prob = np.array([[.7, .3], [.5, .5], [.6, .4]], np.float32)
     embedding = np.arange(3 * EMBEDDING, dtype=np.float32).reshape(3, EMBEDDING)
-    made = rows(samples, label_id, prob, embedding, pa.array(["crane", "dog", "crane"]))
+    made = rows(samples, Answers(label_id, prob, embedding), pa.array(["crane", "dog", "crane"]))
     pq.write_table(made, tmp_path / "t.parquet")
     back = pq.read_table(tmp_path / "t.parquet")
     assert back.schema.equals(ROWS)
@@ -23,3 +23,20 @@ def test_rows_keep_rejected_samples_with_null_answers(tmp_path):
                                            {"label_id": 2, "label": "crane", "prob": np.float32(.4)}]
     assert back["embedding"].to_pylist()[2] == embedding[2].tolist()
     assert back["error"].to_pylist() == [None, "truncated", None]
+
+
+def test_an_image_whose_answers_are_not_finite_is_a_row_with_a_reason():
+    count, k = 6, 5
+    samples = pa.table([["s.tar"] * count, range(count), list("abcdef"), [4] * count, [5] * count, list("012345"),
+                        [None, None, "truncated", None, None, None]], schema=SAMPLES)
+    answer_NK = np.full((count, 2 * k + EMBEDDING), 0.25, np.float32)
+    answer_NK[:, :k] = np.arange(k)
+    answer_NK[1, 2 * k + 7] = np.inf
+    answer_NK[2, 2 * k + 7] = np.nan
+    answer_NK[3, k] = np.nan
+    answer_NK[4, :] = np.nan
+    made = rows(samples, split_answers(answer_NK), pa.array([f"label {n}" for n in range(k)]))
+    assert made["error"].to_pylist() == [None, NOT_FINITE, "truncated", NOT_FINITE, NOT_FINITE, None]
+    for name in ("label_id", "label", "prob", "top5", "embedding"):
+        assert [value is None for value in made[name].to_pylist()] == [False, True, True, True, True, False], name
+    assert made["sha256"].to_pylist() == list("012345") and made["width"].to_pylist() == [4] * count

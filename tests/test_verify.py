@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.inputs import Inputs
 from pipeline.sink import Sink, Source
-from pipeline.table import EMBEDDING, SAMPLES, rows
+from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
 from pipeline.verify import verify
 from tests.conftest import job
 from tests.test_shards import make_tar
@@ -28,8 +28,8 @@ def output(tmp_path):
         samples = pa.table([[shard] * 3, [0, 1, 2], ["k0", "k1", "k2"], [1] * 3, [1] * 3,
                             [hashlib.sha256(content).hexdigest() for _, content in images],
                             ["not_an_image", None, None]], schema=SAMPLES)
-        made = rows(samples, np.zeros((3, 5), np.int16), np.ones((3, 5), np.float32),
-                    np.zeros((3, EMBEDDING), np.float32), pa.array(["crane"]))
+        made = rows(samples, Answers(np.zeros((3, 5), np.int16), np.ones((3, 5), np.float32),
+                                     np.zeros((3, EMBEDDING), np.float32)), pa.array(["crane"]))
         Sink(str(tmp_path / "out"), "r", MODEL).write(Source(shard, "", 0, ""), made, 0, True)
     return tmp_path / "in", tmp_path / "out", tmp_path / "out/labels" / f"model={MODEL}" / "a.tar.parquet"
 

@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.bench.measure import Part, Setting, one_core, race, ratio, slope
 from pipeline.bench.photos import PER_SHARD, write_shards
@@ -91,7 +92,7 @@ class NullLabeller:
     """In the labeller's place: takes the pixels as it does, and counts them."""
 
     def __call__(self, batch: Any) -> dict[str, np.ndarray]:
-        from pipeline.reader import pixels_of
+        from pipeline.batches import pixels_of
         return {"num": np.array([len(pixels_of(batch))])}
 
 
@@ -102,12 +103,17 @@ def _ours(folder: str) -> int:
 
     from pipeline import graph, inputs
     from pipeline.config import Config
+    from pipeline.nodes import Node
+    from pipeline.pools import choose_pools
     cores = len(os.sched_getaffinity(0))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     config = Config(input=folder, output=folder + "-tables", decode_threads=cores)
-    pools = graph.choose_pools(config, [cores], 1, "cuda")  # as for a network that never makes them wait
+    pools = choose_pools(config, [Node("here", "", cores, 1)], "cuda")  # as for a network that never makes them wait
     pools = dataclasses.replace(pools, decode_cpus=0.5)  # Ray's own account; the threads are what takes the cores
-    counted = graph.decoded(config, pools, inputs.find(folder)).map_batches(
+    found = inputs.find(folder)
+    found = found.append_column("number", pa.array(range(len(found)), pa.int32()))
+    chain = graph.chain(pools, graph.shard_tables(config, pools, found), {"decode": graph.decode_stage(config, pools)})
+    counted = chain({}).map_batches(
         NullLabeller, batch_size=1, batch_format="pyarrow", num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
     return sum(int(np.sum(block["num"])) for block in counted.iter_batches(batch_size=None, batch_format="numpy"))
 

@@ -41,7 +41,7 @@ def measure(setting: Setting) -> Part:
     import safetensors.torch
     state = weights.load(weights.identify("seed:0"))
     network, image_NHWC = labeller(state), pixels(setting.photos, 2 * BATCH)
-    alone: Callable[[], int] = lambda: len(network(image_NHWC).prob)
+    alone: Callable[[], int] = lambda: len(network(image_NHWC))
     runs: dict[int, list[Run]] = {number: [] for number in SIZES}
     rates, labels = [], []
     with tempfile.TemporaryDirectory(dir=setting.folder) as folder:

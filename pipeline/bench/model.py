@@ -81,7 +81,7 @@ def _rivals(state: dict[str, torch.Tensor], image_NHWC: np.ndarray, precision: s
 
     autocast = "autocast bf16" if half else "fp32"
     rivals: dict[str, Callable[[], int]] = {
-        OURS: lambda: len(ours(image_NHWC).prob),
+        OURS: lambda: len(ours(image_NHWC)),
         EAGER: run_eager,
         f"timm channels_last, {autocast}": run_channels_last,
         OPENVINO: lambda: len(request.infer({0: image})[0]),

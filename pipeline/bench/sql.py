@@ -19,7 +19,7 @@ from pipeline import ledger
 from pipeline.bench.measure import Part, Setting
 from pipeline.classes import SCHEMA, load_classes
 from pipeline.sink import Sink, Source
-from pipeline.table import EMBEDDING, SAMPLES, rows
+from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
 
 NUM_ROWS = 100_000
 ROWS_A_TABLE = (20, 100, 1000, 10_000)
@@ -84,4 +84,4 @@ def _table(output: str, first: int, number: int, labels: pa.Array) -> None:
     prob = np.sort(rng.random((number, 5), np.float32))[:, ::-1]
     embedding = np.abs(rng.standard_normal((number, EMBEDDING), np.float32))
     sink = Sink(output, "bench", MODEL_ID)
-    sink.write(Source(shard, shard, number, "bench"), rows(samples, label_id, prob, embedding, labels), 0, True)
+    sink.write(Source(shard, shard, number, "bench"), rows(samples, Answers(label_id, prob, embedding), labels), 0, True)
