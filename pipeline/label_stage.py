@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.batches import LABELLED, fail, pack_answers, pixels_of, samples_of, segments_of
 from pipeline.failures import describe_failure, tell_failures
 from pipeline.gallery import Picker
-from pipeline.reader import this_node
+from pipeline.nodes import this_node
 
 
 class LabelsImages(Protocol):

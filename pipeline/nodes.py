@@ -81,6 +81,11 @@ def live_nodes() -> list[Node]:
     return [node for node in found if node.num_cpus or node.num_gpus]
 
 
+def this_node() -> str:
+    """Ray's id of the node that this process is on; empty outside of Ray."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
 def count_cpus(nodes: list[Node]) -> float:
     """CPUs of all nodes."""
     return sum(node.num_cpus for node in nodes)

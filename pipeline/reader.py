@@ -29,6 +29,7 @@ from pipeline.decode import Decoded, decode
 from pipeline.failures import describe_failure, tell_failures
 from pipeline.inputs import Inputs
 from pipeline.memory import keep_freed_memory
+from pipeline.nodes import this_node
 from pipeline.retry import may_pass
 from pipeline.shards import Sample
 
@@ -260,9 +261,3 @@ def _results(segment: _Segment, number: int, task: Future[list[_Done]]) -> list[
     except Exception as error:  # noqa: BLE001  # MemoryError, or a fault of our own
         segment.fail(error)
         return [_Done(0, "", 0, None, Decoded(None, None, "failed"), 0.0)] * number
-
-
-def this_node() -> str:
-    """Ray's id of this node; empty outside of Ray."""
-    import ray
-    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""

@@ -29,13 +29,17 @@ def asked(monkeypatch):
     return asked
 
 
+def shapes(found: list[nodes.Node]) -> list[tuple[float, int]]:
+    return [(node.num_cpus, node.num_gpus) for node in found]
+
+
 def test_what_is_there_is_taken(asked):
-    assert nodes.find_nodes(config(), True, io.StringIO()) == ([4.0], 0) and asked == []
+    assert shapes(nodes.find_nodes(config(), True, io.StringIO())) == [(4.0, 0)] and asked == []
 
 
 def test_a_gpu_is_asked_for_and_waited_for(asked):
     stream = io.StringIO()
-    assert nodes.find_nodes(config("cuda", 3), False, stream) == ([4.0, 8.0], 2)
+    assert shapes(nodes.find_nodes(config("cuda", 3), False, stream)) == [(4.0, 0), (8.0, 2)]
     assert asked == [[{"GPU": 1}] * 3, []] and stream.getvalue() == "waiting for a node with a GPU to join the cluster\n"
 
 
@@ -49,3 +53,15 @@ def test_nobody_waits_for_ever(asked, monkeypatch):
 def test_this_machine_alone_gets_no_gpu(asked):
     with pytest.raises(UserError, match="--device cuda"):
         nodes.find_nodes(config("cuda"), True, io.StringIO())
+
+
+@pytest.mark.parametrize(("before", "now", "grown"), [
+    ("ab", "ab", False), ("abcdefgh", "abcdefghi", False), ("abcd", "abcde", True), ("ab", "a", False), ("abcd", "abce", True),
+    ("a", "", False), ("a", "b", True)])
+def test_growth_is_seen_and_so_is_a_node_in_another_ones_place(monkeypatch, before, now, grown):
+    """A spot node that is lost and replaced adds nothing to the sum, but its successor would idle all night."""
+    growth = nodes.Growth([nodes.Node(name, name, 4.0, 1) for name in before])
+    growth.looked = -1e9
+    monkeypatch.setattr(ray, "nodes", lambda: [HEAD] + [
+        {"Alive": True, "NodeID": name, "NodeManagerAddress": name, "Resources": {"CPU": 4.0, "GPU": 1.0}} for name in now])
+    assert growth.seen() == grown
