@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: setup demo test chaos training lint bench bench-gpu
+.PHONY: setup demo test rehearsal chaos training lint bench bench-gpu bench-gpu
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -10,9 +10,11 @@ setup: .venv/.done
 demo: setup
 	$(PY) jobs/demo.py $(if $(WEIGHTS),--weights $(WEIGHTS))
 test: setup
-	$(PY) -m pytest -m 'not gpu and not chaos and not training'
+	$(PY) -m pytest -m 'not gpu and not chaos and not training and not rehearsal'
+rehearsal: setup
+	$(PY) -m pytest tests/test_rehearsal.py -s
 chaos: setup
-	$(PY) -m pytest -m chaos -s
+	$(PY) -m pytest -m 'chaos and not rehearsal' -s
 training: setup
 	$(PY) -m pytest -m training -s
 lint: setup

@@ -25,6 +25,7 @@ def main() -> int:
                "model   the network on this processor, against timm, OpenVINO, torch.compile\n"
                "feed    pixels to where a network takes them, against Ray Data as documented, webdataset, Daft\n"
                "job     the whole of jobs/label.py against the labeller alone; first commit; memory\n"
+               "driver  how many images a second one driver carries, and what it keeps of a shard\n"
                "plan    listing and planning 10^4, 10^5, 10^6 shards, against a store on 127.0.0.1\n"
                "sql     DuckDB over few and many tables, and the neighbours of one image among a million (6 GB of scratch space)\n"
                "gpu     a CUDA device: its matrix rate; our runners against timm, torch.compile, TensorRT; the whole job\n\n"

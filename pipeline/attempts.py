@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.pools import Pools
 
 REPORTS_AHEAD = 16  # tables that wait for the driver's loop
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"  # of Ray's C++ part
 ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never passes is the next run's
 
 
@@ -135,11 +136,16 @@ def _connect(chosen: Weights) -> tuple[dict[str, Any], bool]:
 
         mine = not ray.is_initialized()
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        level = os.environ.get(LOG_LEVEL)
+        os.environ.setdefault(LOG_LEVEL, "fatal")  # or the first thing a user sees is an error about constructor arguments that is none
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except Exception as error:  # Ray raises no kind of its own
             where = f"cluster at RAY_ADDRESS {os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "on this machine"
             raise NoCluster(f"Ray {where} does not answer or start ({told(error)[:300]}).") from error
+        finally:
+            if level is None:
+                del os.environ[LOG_LEVEL]
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts a process that needs over 3 s to end in order
         return loading.result(), mine

@@ -72,7 +72,7 @@ def chain(pools: Pools, shards: list[pa.Table], stages: dict[str, Stage]) -> Cal
     add: dict[str, Callable[..., ray.data.Dataset]] = {
         "decode": partial(_stage, size=min(len(pools.decoders), len(shards)), calls_at_once=pools.shards_at_once, batch_size=1,
                           num_cpus=pools.decode_cpus),
-        "label": partial(_stage, size=len(pools.labellers), calls_at_once=pools.labels_at_once, batch_size=1,
+        "label": partial(_stage, size=len(pools.labellers), calls_at_once=pools.labels_at_once, in_flight=pools.labels_queued, batch_size=1,
                          num_cpus=pools.label_cpus, num_gpus=pools.label_gpus),
         "commit": partial(_stage, size=len(pools.sinks), calls_at_once=pools.puts_at_once, batch_size=pools.blocks_a_commit,
                           num_cpus=pools.sink_cpus)}
@@ -87,13 +87,13 @@ def chain(pools: Pools, shards: list[pa.Table], stages: dict[str, Stage]) -> Cal
 
 
 def _stage(dataset: ray.data.Dataset, stage: type, arguments: tuple[Any, ...], *, size: int, calls_at_once: int, batch_size: int,
-           num_cpus: float, place: Any, num_gpus: float = 0) -> ray.data.Dataset:
-    """A pool of `size` actors. Each has as many calls at hand as it is busy with, if it has several at once.
+           num_cpus: float, place: Any, num_gpus: float = 0, in_flight: int = 0) -> ray.data.Dataset:
+    """A pool of `size` actors. Each has `in_flight` calls at hand; if that is 0, as many again as it is busy with.
 
     Ray starts a dead actor again. It does not repeat the calls of the dead one, since a call that kills its process would be
     repeated for ever. What they had in hand is left out, and the run labels those shards again.
     """
-    in_flight = 2 * calls_at_once if calls_at_once > 1 else 1
+    in_flight = in_flight or (2 * calls_at_once if calls_at_once > 1 else 1)
     pool = ActorPoolStrategy(size=size, max_concurrent_calls_per_actor=calls_at_once, enable_true_multi_threading=True,
                              max_tasks_in_flight_per_actor=in_flight)
     options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0} | ({"scheduling_strategy": place} if place else {})

@@ -29,6 +29,7 @@ GPU_BATCH = 256
 GPU_BLOCK = 2048  # images, at most
 CPU_BATCH = 96  # 25 MB: glibc keeps no more than 32 MB in one piece for the next
 TASK_BYTES = 2**30  # of small shards that a reader takes in one task with a GPU: some 40 full batches
+BLOCKS_QUEUED = 12  # of a labeller with a GPU: while its queue has room it gets all blocks of its own node, and others none of them
 BLOCKS_A_COMMIT = 4  # of a sink with a GPU: the driver pays for each task
 PLACED_WITHIN_S = 120.0
 
@@ -40,7 +41,7 @@ class Pools:
     `*_cpus`: Ray's logical CPUs, for an actor. `batch_size`: images that the device takes at once. `block_size`: images that
     travel as one object, at most. `task_bytes`: of shards that a reader takes in one task, one after the other. `blocks_ahead`: of each
     reader and labeller: enough to never wait, few enough to keep memory flat. `shards_at_once`: of a reader: while one shard ends or
-    waits for the store, the other decodes. `labels_at_once`, `puts_at_once`: calls of a labeller and of a sink.
+    waits for the store, the other decodes. `labels_at_once`, `puts_at_once`: calls of a labeller and of a sink; `labels_queued`: those of a labeller that wait, too.
     """
 
     decoders: tuple[str, ...]
@@ -58,6 +59,7 @@ class Pools:
     blocks_ahead: int
     shards_at_once: int = 2
     labels_at_once: int = 2
+    labels_queued: int = 4
     blocks_a_commit: int = 1
     puts_at_once: int = 4
 
@@ -91,7 +93,7 @@ def gpu_pools(config: Config, nodes: list[Node]) -> Pools:
     return Pools(decoders=decoders, decode_threads=threads, decode_cpus=decode_cpus,
                  labellers=tuple(node.id for node in labellers), label_threads=1, label_cpus=_rounded(LABELLER_CPUS * share), label_gpus=1,
                  sinks=tuple(node.id for node in labellers), sink_cpus=_rounded(SINK_CPUS * share),
-                 batch_size=batch_size, block_size=block_size, task_bytes=TASK_BYTES, blocks_ahead=4, labels_at_once=3,
+                 batch_size=batch_size, block_size=block_size, task_bytes=TASK_BYTES, blocks_ahead=4, labels_at_once=3, labels_queued=BLOCKS_QUEUED,
                  blocks_a_commit=BLOCKS_A_COMMIT)
 
 

@@ -1,13 +1,14 @@
 """How a cluster is shared out: all actors fit in any order, every GPU has a labeller, the other CPUs decode."""
 
 import random
+import time
 from collections import Counter
 
 import pytest
 
 from pipeline.config import Config
-from pipeline.nodes import Node
-from pipeline.pools import ENOUGH_THREADS, LABELLER_CPUS, RAY_CPUS, SINK_CPUS, Pools, choose_pools
+from pipeline.nodes import Node, live_nodes
+from pipeline.pools import ENOUGH_THREADS, LABELLER_CPUS, RAY_CPUS, SINK_CPUS, NotPlaced, Pools, choose_pools, placed
 
 
 def cluster(*shapes: tuple[float, int]) -> list[Node]:
@@ -128,3 +129,33 @@ def test_so_many_labellers_on_cpus_as_the_user_says(labellers):
 def test_a_block_is_a_small_part_of_the_object_store():
     small, large = (pools_of([Node("n", "a", 4.0, 1, store)]).block_size for store in (2**30, 2**40))
     assert 256 <= small < large == 2048 and small * 268_203 <= 2**30 / 8 + 256 * 268_203
+
+
+@pytest.mark.cluster
+def test_what_cannot_be_placed_is_said_in_time(monkeypatch):
+    import ray
+
+    from pipeline import pools as module
+    monkeypatch.setattr(module, "PLACED_WITHIN_S", 3.0)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        @ray.remote(num_cpus=1)
+        class Other:
+            def here(self) -> bool:
+                return True
+
+        other = Other.remote()
+        ray.get(other.here.remote())
+        nodes = live_nodes()
+        pools = pools_of(nodes, "cpu")
+        with pytest.raises(NotPlaced, match=r"1 labellers of 1.1 CPUs .* wait for a place: of the cluster's 2 CPUs"), placed(pools, nodes):
+            pass
+        ray.kill(other)
+        with placed(pools, nodes) as places:
+            assert sorted(places) == ["commit", "decode", "label"]
+        deadline = time.monotonic() + 10
+        while ray.available_resources().get("CPU", 0) < 2:  # the place is given back
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        ray.shutdown()

@@ -49,7 +49,7 @@ def weights_file(tmp_path_factory) -> Path:
 
 
 @pytest.mark.cluster
-@pytest.mark.chaos
+@pytest.mark.rehearsal
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_every_gpu_of_a_cluster_labels(name, shards, weights_file, tmp_path):
     (tmp_path / "in").symlink_to(shards)

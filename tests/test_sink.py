@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sink import Sink, Source
+from pipeline.batches import LABELLED, pack_answers, segments_of
+from pipeline.sink import Committer, Sink, Source
 from pipeline.table import EMBEDDING, ROWS, SAMPLES, Answers, rows
 
 SOURCE = Source("dt=2026-11-23/a.tar", "s3://b/dt=2026-11-23/a.tar", 10240, "e1")
@@ -81,3 +83,66 @@ def test_embeddings_as_asked_for(tmp_path, embeddings):
     if embeddings != "false":
         assert table["embedding"].cast(whole["embedding"].type).equals(whole["embedding"])
         assert str(table["embedding"].type.value_type) == {"float32": "float", "float16": "halffloat"}[embeddings]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pieces_of_two_attempts_may_overlap(tmp_path, seed):
+    """Small shards share blocks, so a second attempt cuts a shard elsewhere; the first one's pieces are still there."""
+    rng, last = random.Random(seed), 30
+    pieces = []
+    for attempt in range(2):
+        cuts = sorted({0, last, *(rng.randint(1, last - 1) for _ in range(rng.randint(1, 4)))})
+        written = list(itertools.pairwise(cuts))
+        rng.shuffle(written)
+        pieces += written[:rng.randint(1, len(written))] if attempt == 0 else written
+    sink, path = sink_at(tmp_path)
+    for first, stop in pieces:
+        sink.write(SOURCE, make_rows(first, stop), first, stop == last)
+    table = pq.read_table(path, partitioning=None)
+    assert table["index"].to_pylist() == list(range(last)) and table.equals(make_rows(0, last).cast(table.schema))
+
+
+def labelled_blocks(sizes: list[list[tuple[int, int, int]]], total: int) -> pa.Table:
+    """Blocks of (shard, first, stop) segments of shards of `total` images, as the labeller gives them."""
+    made = []
+    for block in sizes:
+        segments = [{"number": number, "shard": f"{number}.tar", "uri": f"in/{number}.tar", "size": 1, "etag": "e", "first": first,
+                     "num_images": stop - first, "end": stop == total, "failure": None, "retryable": False, "num_bytes": stop - first,
+                     "decode_s": 0.5} for number, first, stop in block]
+        indices = [index for _, first, stop in block for index in range(first, stop)]
+        answer_NK = np.zeros((len(indices), 10 + EMBEDDING), np.float32)
+        answer_NK[:, :5] = np.arange(5)
+        samples = [{"shard": f"{number}.tar", "index": index, "key": str(index), "width": 1, "height": 1, "sha256": "0" * 64, "error": None}
+                   for number, first, stop in block for index in range(first, stop)]
+        values = {"segments": pa.array([segments], LABELLED.field("segments").type), "samples": pa.array([samples], LABELLED.field("samples").type),
+                  "label_s": [1.0], "num_slots": [len(indices)], "precision": ["fp16"], "runner": ["fast"], "runner_note": [""],
+                  "moved": [False], "answers": pack_answers(answer_NK), "pictures": pa.array([[]], LABELLED.field("pictures").type)}
+        made.append(pa.table([values[name] for name in LABELLED.names], schema=LABELLED))
+    return pa.concat_tables(made)
+
+
+def test_a_shard_that_is_here_as_a_whole_is_put_at_once(tmp_path):
+    """One block, or neighbours in several: no staging."""
+    committer = Committer(Sink(str(tmp_path), "r1", "m"), [f"label {n}" for n in range(5)])
+    report, = committer(labelled_blocks([[(0, 0, 9), (1, 0, 4)], [(1, 4, 9), (2, 0, 5)]], 9))
+    told = {segment["number"]: segment for segment in segments_of(report)}
+    assert [(told[number]["num_images"], told[number]["file_size"] is not None) for number in range(3)] == [(9, True), (9, True), (5, False)]
+    assert told[1]["num_bytes"] == 9 and told[1]["decode_s"] == 1.0
+    assert len(list((tmp_path / "_staging").rglob("*.parquet"))) == 1
+    report, = committer(labelled_blocks([[(2, 5, 9)]], 9))
+    assert segments_of(report)[0]["file_size"] and not list((tmp_path / "_staging").rglob("*.parquet"))
+    for number in range(3):
+        table = pq.read_table(tmp_path / f"labels/model=m/{number}.tar.parquet", partitioning=None)
+        assert table["index"].to_pylist() == list(range(9)) and set(table["shard"].to_pylist()) == {f"{number}.tar"}
+
+
+@pytest.mark.s3
+def test_requests_of_a_shard_of_a_thousand_images(proxy):
+    """17 when each batch of 256 was a piece of its own."""
+    committer = Committer(Sink("s3://photos/faults/out", "r1", "m"), [f"label {n}" for n in range(5)])
+    list(committer(labelled_blocks([[(0, 0, 1000)]], 1000)))
+    proxy.requests.clear()
+    report, = committer(labelled_blocks([[(1, 0, 1000)]], 1000))
+    assert segments_of(report)[0]["file_size"] > 0
+    print(f"requests of a shard of 1,000 images: {proxy.requests}")
+    assert len(proxy.requests) <= 4

@@ -1,6 +1,7 @@
 """The benchmark: every rival in the same run, ratios rather than rates, start-up apart from steady state.
 
-One file a part (`decode`, `model`, `feed`, `job`, `plan`, `sql`, `gpu`); each takes a `Setting` and returns a `Part`.
+A file for each part (`decode`, `model`, `feed`, `job`, `driver`, `plan`, `sql`, `gpu`), and the rivals of `gpu` in their own; each
+takes a `Setting` and returns a `Part`.
 Rivals are installed by `make bench` and are no dependency of the library.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 
 from pipeline.bench.measure import Setting
 
-PARTS = ("decode", "model", "feed", "job", "plan", "sql", "gpu")
+PARTS = ("decode", "model", "feed", "job", "driver", "plan", "sql", "gpu")
 
 
 def run(parts: list[str], setting: Setting) -> dict[str, Any]:
