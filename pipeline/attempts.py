@@ -12,10 +12,13 @@ import os
 import platform
 import queue
 import signal
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline.pools import Pools
 
 REPORTS_AHEAD = 16  # tables that wait for the driver's loop
+USER_ERROR = "pipeline.config.UserError: "  # as a traceback ends with it
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"  # of Ray's C++ part
 ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never passes is the next run's
 
@@ -136,16 +140,12 @@ def _connect(chosen: Weights) -> tuple[dict[str, Any], bool]:
 
         mine = not ray.is_initialized()
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        level = os.environ.get(LOG_LEVEL)
-        os.environ.setdefault(LOG_LEVEL, "fatal")  # or the first thing a user sees is an error about constructor arguments that is none
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+            with _without_greeting():
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except Exception as error:  # Ray raises no kind of its own
             where = f"cluster at RAY_ADDRESS {os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "on this machine"
             raise NoCluster(f"Ray {where} does not answer or start ({told(error)[:300]}).") from error
-        finally:
-            if level is None:
-                del os.environ[LOG_LEVEL]
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts a process that needs over 3 s to end in order
         return loading.result(), mine
@@ -170,8 +170,10 @@ def _attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, 
                 return True
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001  # of Ray: a pool that cannot start, a node that is gone
+    except Exception as error:  # of Ray: a pool that cannot start, a node that is gone
         tally.reason = _cause(error)
+        if USER_ERROR in tally.reason:  # of an actor that cannot start: no other attempt can either
+            raise UserError(tally.reason.partition(USER_ERROR)[2].partition(" | ")[0]) from error
     finally:
         progress.tell(last=True)
     return False
@@ -220,6 +222,32 @@ def _reports(dataset: Any) -> Iterator[pa.Table | None]:
 
 
 def _cause(error: Exception) -> str:
-    """An error of Ray in a line. Where it carries the traceback of an actor, its end says more than its beginning."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return told(error) if len(lines) < 6 else f"{type(error).__name__}: {' | '.join(lines[-4:])[-600:]}"
+    """An error of Ray in a line. Where it carries the traceback of an actor, its last lines come first: they say most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^~")]
+    return told(error) if len(lines) < 6 else f"{type(error).__name__}: {' | '.join(reversed(lines[-3:]))[:600]}"
+
+
+@contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Let Ray's C++ part say nothing but what is fatal, and not even that it was told so.
+
+    Otherwise the first thing that a user sees is an error about constructor arguments, which is none.
+    """
+    level = os.environ.get(LOG_LEVEL)
+    if level is not None:  # somebody wants to see it
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as said:
+        kept = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        os.environ[LOG_LEVEL] = "fatal"
+        try:
+            yield
+        finally:
+            del os.environ[LOG_LEVEL]
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            os.write(2, b"".join(line for line in said if LOG_LEVEL.encode() not in line))

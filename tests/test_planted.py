@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import graph
-from pipeline.config import Config
+from pipeline.config import Config, UserError
 from pipeline.label_stage import LabelStage
 from pipeline.reader import Reader
 from pipeline.run import label
@@ -67,3 +67,19 @@ def test_an_error_of_our_own_is_told_where_users_look(tmp_path, monkeypatch):
         assert "ZeroDivisionError" in failures[f"{name}.tar"] and f"in {place}: return 1 / planted" in failures[f"{name}.tar"]
         assert f"in {place}: return 1 / planted" in page
     assert [row["status"] for row in rows if row["shard"] == "fine.tar"] == ["committed"]
+
+
+def refuse(*_):
+    raise UserError("--runner fast: the fast runner was not trusted: it differs; use --runner auto or plain.")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_labeller_that_cannot_start_ends_the_run_in_a_sentence(tmp_path, monkeypatch, capfd):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.tar").write_bytes(make_tar(("a.png", png(1))))
+    monkeypatch.setattr(graph, "load_labeller", refuse)
+    with pytest.raises(UserError, match=r"^--runner fast: the fast runner was not trusted: it differs; use --runner auto or plain.$"):
+        label(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), weights="seed:0", precision="fp32"), io.StringIO())
+    run, = [row for path in (tmp_path / "out/runs").iterdir() for row in pq.read_table(path).to_pylist()]
+    assert run["status"] == "failed" and ".cc:" not in capfd.readouterr().err
