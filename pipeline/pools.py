@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
@@ -186,4 +186,5 @@ def placed(pools: Pools, nodes: list[Node]) -> Iterator[dict[str, Any]]:
         yield {stage: PlacementGroupSchedulingStrategy(group) for stage, group in groups.items()}
     finally:
         for group in groups.values():
-            remove_placement_group(group)
+            with suppress(Exception):  # the cluster may be gone, and the place with it
+                remove_placement_group(group)
