@@ -147,6 +147,9 @@ def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
         stranger = ray(*submit, RAY_AUTH_TOKEN="f" * 64)
         assert stranger.returncode and not output.exists()
         done = ray(*submit)
+        while "No available agent" in done.stderr and time.monotonic() < deadline:  # the node's agent starts after its head
+            time.sleep(1)
+            done = ray(*submit)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         assert "5 labelled" in done.stdout
         again = ray(*submit)
@@ -163,7 +166,7 @@ def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
     assert told.pop("label_shards_left") == 0
     assert told.pop("label_last_commit_timestamp_seconds") > run["started_at"].timestamp()
     assert told == pytest.approx({
-        "label_images_total": 45, "label_shards_total": 5, "label_batch_slots_total": 60,  # 3 batches of 4 for 9 images
+        "label_images_total": 45, "label_shards_total": 5, "label_batch_slots_total": 45,  # a processor pads nothing
         "label_read_bytes_total": sum(rows["image_bytes"].to_pylist()), "label_decode_seconds_total": sum(rows["decode_s"].to_pylist()),
         "label_network_seconds_total": sum(rows["label_s"].to_pylist())})
 
