@@ -147,7 +147,8 @@ def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
         stranger = ray(*submit, RAY_AUTH_TOKEN="f" * 64)
         assert stranger.returncode and not output.exists()
         done = ray(*submit)
-        while "No available agent" in done.stderr and time.monotonic() < deadline:  # the node's agent starts after its head
+        deadline = time.monotonic() + 120
+        while "No available agent" in done.stderr and time.monotonic() < deadline:  # the agent of the node starts after its head
             time.sleep(1)
             done = ray(*submit)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

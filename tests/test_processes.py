@@ -80,7 +80,8 @@ def test_a_run_that_is_told_to_end_leaves_order(shards, tmp_path, number):
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert not (output / "lease.json").exists() and not (output / "_staging").exists()
     row, = pq.read_table(output / "runs", partitioning=None).to_pylist()
-    assert row["status"] == "failed" and row["num_failed"] + row["num_committed"] == 5
+    begun = [shard for path in (output / "shards").glob("*") for shard in pq.read_table(path).to_pylist()]  # others have no row
+    assert row["status"] == "failed" and row["num_failed"] + row["num_committed"] == len(begun) <= 5
 
 
 @pytest.mark.chaos
