@@ -76,10 +76,10 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     labels = classes["label"].to_pylist()
     sink = Sink(canonical_uri(config.output), summary.run_id, summary.model_id, config.output_embeddings)
 
-    def build(pools: Pools, left: pa.Table) -> Callable[[dict[str, Any]], Any]:
+    def build(pools: Pools, left: pa.Table, places: dict[str, Any]) -> Any:
         make_labeller = partial(graph.load_labeller, [reference], device, config.precision, pools.label_threads, config.batch_size,
                                 config.runner)
-        return graph.build(config, pools, left, sink, make_labeller, labels)
+        return graph.build(config, pools, left, sink, make_labeller, labels, places)
 
     try:
         run_attempts(config, build, nodes, device, pending, summary, Metrics(summary.run_id, len(pending)), lease, stream)
@@ -88,12 +88,12 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
             ray.shutdown()  # or its actors would still write while the run is put in order
 
 
-def run_attempts(config: Config, build: Callable[[Pools, pa.Table], Callable[[dict[str, Any]], Any]], nodes: list[Node], device: str,
+def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any]], Any], nodes: list[Node], device: str,
                  pending: pa.Table, summary: Summary, metrics: Metrics, lease: Lease | None, stream: TextIO) -> None:
     """Label what is pending in up to `ATTEMPTS` attempts; pools are made anew, without counting, when the cluster has grown.
 
     Args:
-        build: of pools and the shards that are left it makes the function that gives, of the actors' places, the dataset of reports.
+        build: the dataset of reports for pools, the shards that are left, and the places of the actors.
     """
     from pipeline.nodes import Growth, count_cpus, count_gpus, live_nodes
     from pipeline.pools import choose_pools, placed
@@ -111,10 +111,9 @@ def run_attempts(config: Config, build: Callable[[Pools, pa.Table], Callable[[di
             if attempt > 1:
                 stream.write(f"attempt {attempt} of {ATTEMPTS} for {len(left):,} shards, one at a time\n")
                 pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0, blocks_a_commit=1)
-            chain = build(pools, shards)
             with placed(pools, nodes) as places:
                 progress = Progress(stream, len(left), pc.sum(shards["size"]).as_py())
-                grown = _attempt(chain(places), tally, metrics, lease, progress, Growth(nodes))
+                grown = _attempt(build(pools, shards, places), tally, metrics, lease, progress, Growth(nodes))
             try:
                 tally.settle(last=tally.last_attempt and not grown)
             except Exception as error:  # noqa: BLE001  # each store has its own exceptions

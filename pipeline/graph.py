@@ -52,12 +52,11 @@ def tasks(size_bytes: np.ndarray, num_readers: int, task_bytes: int) -> list[tup
     return list(pairwise(starts))
 
 
-def chain(pools: Pools, shards: list[pa.Table], stages: dict[str, Stage]) -> Callable[[dict[str, Any]], ray.data.Dataset]:
+def chain(pools: Pools, shards: list[pa.Table], stages: dict[str, Stage], places: dict[str, Any]) -> ray.data.Dataset:
     """The chain of `stages` (some of `decode`, `label`, `commit`, in this order) over tables of shards, one a task.
 
-    Returns:
-        A function of the places of the actors, a scheduling strategy for each stage (none: Ray's own choice), that gives the
-        dataset. The shards are handed to Ray before, since that takes a task, which needs a processor that is not reserved.
+    Args:
+        places: a scheduling strategy for each stage (none: Ray's own choice).
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -68,7 +67,7 @@ def chain(pools: Pools, shards: list[pa.Table], stages: dict[str, Stage]) -> Cal
     ahead = pools.blocks_ahead * (len(pools.labellers) + len(pools.decoders)) * min(pools.block_size, 1024) * IMAGE_BYTES
     store = STORE_SHARE * ray.cluster_resources().get("object_store_memory", ahead)
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=min(ahead, store))
-    source = ray.data.from_arrow(shards)
+    dataset: ray.data.Dataset = ray.data.from_blocks(shards)  # from_arrow needs a task, and that a processor which nobody has reserved
     add: dict[str, Callable[..., ray.data.Dataset]] = {
         "decode": partial(_stage, size=min(len(pools.decoders), len(shards)), calls_at_once=pools.shards_at_once, batch_size=1,
                           num_cpus=pools.decode_cpus),
@@ -76,14 +75,9 @@ def chain(pools: Pools, shards: list[pa.Table], stages: dict[str, Stage]) -> Cal
                          num_cpus=pools.label_cpus, num_gpus=pools.label_gpus),
         "commit": partial(_stage, size=len(pools.sinks), calls_at_once=pools.puts_at_once, batch_size=pools.blocks_a_commit,
                           num_cpus=pools.sink_cpus)}
-
-    def placed(places: dict[str, Any]) -> ray.data.Dataset:
-        dataset: ray.data.Dataset = source
-        for name, stage in stages.items():
-            dataset = add[name](dataset, *stage, place=places.get(name))
-        return dataset
-
-    return placed
+    for name, stage in stages.items():
+        dataset = add[name](dataset, *stage, place=places.get(name))
+    return dataset
 
 
 def _stage(dataset: ray.data.Dataset, stage: type, arguments: tuple[Any, ...], *, size: int, calls_at_once: int, batch_size: int,
@@ -120,9 +114,9 @@ def decode_stage(config: Config, pools: Pools) -> Stage:
                     config.reduced_decode)
 
 
-def build(config: Config, pools: Pools, pending: pa.Table, sink: Sink, make_labeller: Callable[[], LabelsImages],
-          labels: list[str]) -> Callable[[dict[str, Any]], ray.data.Dataset]:
-    """The whole chain, as `chain` gives it: rows of `REPORT`. Nothing runs until the dataset is iterated.
+def build(config: Config, pools: Pools, pending: pa.Table, sink: Sink, make_labeller: Callable[[], LabelsImages], labels: list[str],
+          places: dict[str, Any]) -> ray.data.Dataset:
+    """The whole chain: rows of `REPORT`. Nothing runs until the dataset is iterated.
 
     Args:
         pending: a table of `FILES` or `GROUPS` with a column `number`, which reports name their shards by.
@@ -131,7 +125,7 @@ def build(config: Config, pools: Pools, pending: pa.Table, sink: Sink, make_labe
     """
     return chain(pools, shard_tables(config, pools, pending), {
         "decode": decode_stage(config, pools), "label": (LabelStage, (make_labeller, len(labels))),
-        "commit": (Committer, (sink, labels))})
+        "commit": (Committer, (sink, labels))}, places)
 
 
 def load_labeller(state: list[Any], device: str, precision: str, num_threads: int, batch_size: int | None, runner: str) -> LabelsImages:

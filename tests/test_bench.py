@@ -12,11 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from pipeline import on_cuda, probe
-from pipeline.bench import gpu, gpu_rivals, measure, plan, sql
+from pipeline.bench import driver, gpu, gpu_rivals, measure, plan, sql
 from pipeline.bench.photos import PER_SHARD, photographs, write_shards
 from pipeline.config import UserError
 from tests.conftest import job
@@ -211,3 +212,14 @@ def test_the_gpu_part_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_gpu_part_is_left_out_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.measure(measure.Setting([], str(tmp_path), 1)).ratios == {}
     assert "no CUDA device" in capsys.readouterr().out
+
+
+def test_the_stages_of_the_driver_part_report_what_the_tally_takes() -> None:
+    shards = pa.table({"number": pa.array(range(25), pa.int32())})
+    tally = driver._tally(25)
+    for block in driver.CountingReader(100, 1000)(shards):
+        for report in driver.CountingSink()(driver.CountingLabeller()(block)).to_pylist():
+            tally.add(report)
+    assert tally.ended.all() and tally.summary.counts.num_images == 2500 and tally.summary.num_blocks == 5
+    told = driver.keep(100, 300)
+    assert told["us_per_shard"] > 0 and told["peak_bytes"] > 2**20

@@ -128,7 +128,7 @@ def carry(size: int, number: int) -> dict[str, float]:
     progress = Progress(sys.stderr, number, number * size * 110_000)
     begun: tuple[float, float, dict[int, float], int, int] | None = None
     num_blocks, loop_s = 0, 0.0
-    for table in _reports(graph.chain(pools, tables, stages)({})):
+    for table in _reports(graph.chain(pools, tables, stages, {})):
         if table is None:
             continue
         at = time.thread_time()

@@ -112,8 +112,8 @@ def _ours(folder: str) -> int:
     pools = dataclasses.replace(pools, decode_cpus=0.5)  # Ray's own account; the threads are what takes the cores
     found = inputs.find(folder)
     found = found.append_column("number", pa.array(range(len(found)), pa.int32()))
-    chain = graph.chain(pools, graph.shard_tables(config, pools, found), {"decode": graph.decode_stage(config, pools)})
-    counted = chain({}).map_batches(
+    decoded = graph.chain(pools, graph.shard_tables(config, pools, found), {"decode": graph.decode_stage(config, pools)}, {})
+    counted = decoded.map_batches(
         NullLabeller, batch_size=1, batch_format="pyarrow", num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
     return sum(int(np.sum(block["num"])) for block in counted.iter_batches(batch_size=None, batch_format="numpy"))
 
