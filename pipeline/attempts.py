@@ -64,8 +64,10 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     from pipeline.nodes import count_gpus, find_nodes
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
     check_classes(state, classes)
-    nodes = find_nodes(config, mine and "RAY_ADDRESS" not in os.environ, stream)
+    alone = mine and "RAY_ADDRESS" not in os.environ
+    nodes = find_nodes(config, alone, stream)
     summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
+    find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream)
     if device == "cpu":
         resolve_precision(config.precision, device)
     local = [flag(name) for name in ("input", "output") if "://" not in canonical_uri(getattr(config, name))]
@@ -82,22 +84,26 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
         return graph.build(config, pools, left, sink, make_labeller, labels, places)
 
     try:
-        run_attempts(config, build, nodes, device, pending, summary, Metrics(summary.run_id, len(pending)), lease, stream)
+        run_attempts(config, build, find, device, pending, summary, Metrics(summary.run_id, len(pending)), lease, stream)
     finally:
         if mine:
             ray.shutdown()  # or its actors would still write while the run is put in order
 
 
-def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any]], Any], nodes: list[Node], device: str,
-                 pending: pa.Table, summary: Summary, metrics: Metrics, lease: Lease | None, stream: TextIO) -> None:
-    """Label what is pending in up to `ATTEMPTS` attempts; pools are made anew, without counting, when the cluster has grown.
+def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any]], Any], find: Callable[[], list[Node]],
+                 device: str, pending: pa.Table, summary: Summary, metrics: Metrics, lease: Lease | None, stream: TextIO) -> None:
+    """Label what is pending in up to `ATTEMPTS` attempts, each with pools for the nodes that there are.
+
+    When the cluster has grown meanwhile an attempt is broken off, and does not count.
 
     Args:
+        find: the nodes that there are now; waits for a first one.
         build: the dataset of reports for pools, the shards that are left, and the places of the actors.
     """
-    from pipeline.nodes import Growth, count_cpus, count_gpus, live_nodes
+    from pipeline.nodes import Growth, count_cpus, count_gpus
     from pipeline.pools import choose_pools, placed
     pending = pending.append_column("number", pa.array(np.arange(len(pending), dtype=np.int32)))
+    nodes = find()
     pools = choose_pools(config, nodes, device)
     begun = time.monotonic()
     tally = Tally(config.output, summary, pa.concat_arrays(pending["path"].chunks), pools.label_threads if device == "cpu" else 0,
@@ -106,11 +112,13 @@ def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any
         attempt = 1
         while attempt <= ATTEMPTS and len(left := tally.left()):
             shards = pending if len(left) == len(pending) else pending.take(pa.array(left))
-            summary.hardware = (f"{len(nodes)} nodes, {count_cpus(nodes):g} CPUs, {count_gpus(nodes)} GPUs ({platform.machine()})")
             tally.last_attempt = attempt == ATTEMPTS
-            if attempt > 1:
+            if attempt > 1:  # what was left of the attempt before may be the work of a node that is gone
+                nodes = find()
+                pools = choose_pools(config, nodes, device)
                 stream.write(f"attempt {attempt} of {ATTEMPTS} for {len(left):,} shards, one at a time\n")
                 pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0, blocks_a_commit=1)
+            summary.hardware = f"{len(nodes)} nodes, {count_cpus(nodes):g} CPUs, {count_gpus(nodes)} GPUs ({platform.machine()})"
             with placed(pools, nodes) as places:
                 progress = Progress(stream, len(left), pc.sum(shards["size"]).as_py())
                 grown = _attempt(build(pools, shards, places), tally, metrics, lease, progress, Growth(nodes))
@@ -120,7 +128,7 @@ def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any
                 summary.unrecorded = told(error)
                 break
             if grown:  # what was in hand is labelled again
-                nodes = live_nodes()
+                nodes = find()
                 pools = choose_pools(config, nodes, device)
                 stream.write(f"the cluster has changed, to {len(nodes)} nodes with work: the pools are made anew\n")
             else:
