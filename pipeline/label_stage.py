@@ -19,6 +19,7 @@ from pipeline.batches import LABELLED, fail, pack_answers, pixels_of, samples_of
 from pipeline.failures import describe_failure, tell_failures
 from pipeline.gallery import Picker
 from pipeline.nodes import this_node
+from pipeline.table import split_answers
 
 
 class LabelsImages(Protocol):
@@ -27,7 +28,6 @@ class LabelsImages(Protocol):
     precision: str
     runner: str
     runner_note: str
-    num_top: int
 
     def __call__(self, image_NHWC: np.ndarray) -> np.ndarray: ...
     def slots_for(self, num_images: int) -> int: ...
@@ -70,9 +70,9 @@ class LabelStage:
         finally:
             label_s = self.busy.end()
         if len(image_NHWC):
-            with self.picking, np.errstate(invalid="ignore"):
-                label_id = np.nan_to_num(answer_NK[:, 0], nan=0, posinf=0, neginf=0).astype(np.int64)
-                pictures = self.picker.pick(samples_of(block), label_id, answer_NK[:, self.labeller.num_top], image_NHWC)
+            answers = split_answers(answer_NK)
+            with self.picking:
+                pictures = self.picker.pick(samples_of(block), answers.label_id[:, 0], answers.prob[:, 0], image_NHWC)
         values: dict[str, Any] = {
             "segments": pa.array([segments], LABELLED.field("segments").type), "samples": samples, "label_s": [label_s],
             "num_slots": [self.labeller.slots_for(len(image_NHWC)) if len(image_NHWC) else 0],

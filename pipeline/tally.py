@@ -151,8 +151,9 @@ class Tally:
         if row is None:
             row = self.open[key] = self._row(number) | {
                 "source_uri": segment["uri"], "source_size": segment["size"], "source_etag": segment["etag"]}
-        for name in ("image_bytes", "decode_s", "label_s"):
-            row[name] += segment["num_bytes" if name == "image_bytes" else name]
+        row["image_bytes"] += segment["num_bytes"]
+        row["decode_s"] += segment["decode_s"]
+        row["label_s"] += segment["label_s"]
         if segment["failure"] is None:
             row["counts"].add(Counts.read(segment))
         if segment["end"]:
