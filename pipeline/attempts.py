@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.nodes import Growth, Node
     from pipeline.pools import Pools
 
+STOP_S = 30.0  # for Ray to end an execution that is broken off
 REPORTS_AHEAD = 16  # tables that wait for the driver's loop
 USER_ERROR = "pipeline.config.UserError: "  # as a traceback ends with it
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"  # of Ray's C++ part
@@ -189,10 +190,12 @@ def _attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, 
 def _reports(dataset: Any) -> Iterator[pa.Table | None]:
     """The tables of reports as they come, and None each second in which none came: the caller has other things to look at.
 
-    Ray is asked in a thread of its own. Who stops early leaves it behind; it ends with the actors, whose place is then given up.
+    Ray is asked in a thread of its own. When the caller stops early, Ray's execution is stopped too, and the thread ends with it: what
+    went on would ask for actors, and find Ray shut down, which ends the whole process with status 1.
     """
     coming: queue.Queue[pa.Table | Exception | None] = queue.Queue(REPORTS_AHEAD)
     over = threading.Event()
+    executors = _watch_executors(dataset)
 
     def offer(one: pa.Table | Exception | None) -> None:
         while not over.is_set():
@@ -211,7 +214,8 @@ def _reports(dataset: Any) -> Iterator[pa.Table | None]:
         except Exception as error:  # noqa: BLE001  # handed to the caller
             offer(error)
 
-    threading.Thread(target=ask, name="reports", daemon=True).start()
+    thread = threading.Thread(target=ask, name="reports", daemon=True)
+    thread.start()
     try:
         while True:
             try:
@@ -226,6 +230,23 @@ def _reports(dataset: Any) -> Iterator[pa.Table | None]:
             yield one
     finally:
         over.set()
+        if thread.is_alive():
+            for executor in executors:
+                executor.shutdown(force=True)
+            thread.join(STOP_S)
+
+
+def _watch_executors(dataset: Any) -> list[Any]:
+    """The executors that a dataset starts from now on. Ray itself tells of one only once it has given its first block."""
+    executors: list[Any] = []
+    create = dataset._create_executor
+
+    def created(*arguments: Any, **named: Any) -> Any:
+        executors.append(create(*arguments, **named))
+        return executors[-1]
+
+    dataset._create_executor = created
+    return executors
 
 
 def _cause(error: Exception) -> str:
