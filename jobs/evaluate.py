@@ -13,8 +13,9 @@ import argparse
 import sys
 
 from pipeline import truth
-from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs, add_flags
+from pipeline.config import UserError
+from pipeline.history import settings
+from pipeline.inputs import add_flags, chosen
 
 try:
     from pipeline.evaluate import REFERENCE, REFERENCE_SET, Evaluation, evaluate, save
@@ -36,10 +37,10 @@ def main() -> int:
     options = parser.parse_args()
     if not options.truth and not options.input:
         parser.error("say with --truth or --input where the truth is")
-    inputs = Inputs(options.image_column, options.key_column, Config.max_image_bytes, None)
     try:
-        where = options.truth or truth.look(options.input, inputs, options.format)
-        known = truth.read(where, options.input, inputs, options.format)
+        inputs, format = chosen(options, settings(options.output, options.model))
+        where = options.truth or truth.look(options.input, inputs, format)
+        known = truth.read(where, options.input, inputs, format)
         evaluation = evaluate(options.output, options.model, known)
         if options.save:
             save(evaluation, options.save)

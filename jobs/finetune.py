@@ -14,7 +14,8 @@ import sys
 
 from pipeline import truth
 from pipeline.config import Config, UserError, canonical_uri, check_uri
-from pipeline.inputs import Inputs, add_flags
+from pipeline.history import settings
+from pipeline.inputs import add_flags, chosen
 
 try:
     from pipeline.finetune import fit
@@ -39,11 +40,11 @@ def main() -> int:
         parser.error("say with --truth or --input where the truth is")
     if not 0 < options.holdout < 1:
         parser.error("--holdout is a share, between 0 and 1")
-    inputs = Inputs(options.image_column, options.key_column, Config.max_image_bytes, None)
     try:
+        inputs, format = chosen(options, settings(options.output, None))
         check_uri("save", options.save)
-        where = options.truth or truth.look(options.input, inputs, options.format)
-        head = fit(options.output, options.weights, truth.read(where, options.input, inputs, options.format), options.holdout)
+        where = options.truth or truth.look(options.input, inputs, format)
+        head = fit(options.output, options.weights, truth.read(where, options.input, inputs, format), options.holdout)
         folder = canonical_uri(options.save)
         save_model(head.state, head.classes, folder)
     except UserError as error:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from pipeline.config import UserError, canonical_uri, parse_config
+from pipeline.config import UserError, parse_config
 from pipeline.output import labels_folder, report_uri
 from pipeline.report import duration
 from pipeline.run import label
@@ -36,7 +36,7 @@ def main() -> int:
         if ended.code == signal.SIGTERM:  # while Ray starts, its own handler exits with the bare number
             return 128 + signal.SIGTERM
         raise
-    report(summary, canonical_uri(config.output), config.dry_run)
+    report(summary, config.output, config.dry_run)
     return 0 if config.dry_run else summary.exit_code(config.max_rejected)
 
 
@@ -45,14 +45,17 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
     if dry_run:
         print(f"would label {summary.num_pending:,} shards ({summary.pending_bytes / 1e6:,.1f} MB) with "
               f"{summary.model_id}; {summary.num_skipped:,} are done already")
+        for note in summary.notes:
+            print(f"note      {note}")
         if summary.expected_s is not None:
             print(f"it may take {duration(summary.expected_s)}, if it goes as fast as the run before")
         return
     if not summary.num_pending:
         print(f"nothing to do: all {summary.num_skipped:,} shards are labelled by {summary.model_id}")
     else:
-        print(f"shards    {summary.num_committed:,} labelled, {summary.num_skipped:,} skipped (done before), "
-              f"{summary.num_failed:,} failed")
+        without = f", {summary.num_without_images:,} without any image" if summary.num_without_images else ""
+        print(f"shards    {summary.num_committed - summary.num_without_images:,} labelled{without}, {summary.num_skipped:,} skipped "
+              f"(done before), {summary.num_failed:,} failed")
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in summary.counts.rejected.most_common())
         print(f"images    {summary.counts.num_images:,} at {summary.images_per_s:.1f}/s, "
               f"{summary.counts.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}")

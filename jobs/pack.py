@@ -28,7 +28,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{packed.num_images:,} images in {packed.num_shards:,} shards at {options.output}"
-          f" ({packed.num_kept:,} of them were there before; {packed.num_ignored:,} files are no images)")
+          f" ({packed.num_kept:,} of them were there before)")
+    for sentence in packed.left_out.sentences():
+        print(f"left out: {sentence}")
     return 0
 
 

@@ -15,8 +15,8 @@ import sys
 from dataclasses import fields
 
 from pipeline import truth
-from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs, add_flags
+from pipeline.config import UserError
+from pipeline.inputs import add_flags, chosen
 from pipeline.labeller import resolve_device
 
 try:
@@ -38,7 +38,7 @@ def main() -> int:
     data.add_argument("--classes", metavar="FILE", help="CSV of label_id,wnid,label (default: those that the truth names)")
     data.add_argument("--weights", metavar="WEIGHTS", help="to begin with, as jobs/label.py takes them; of other classes "
                                                            "the head is made anew (default: from scratch)")
-    add_flags(data)
+    add_flags(data, "as jobs/label.py has them")
     run = parser.add_argument_group("run")
     run.add_argument("--save", required=True, metavar="URI", help="folder for weights, classes, curves and state")
     run.add_argument("--workers", type=int, metavar="N", help="default: one for each GPU, or one")
@@ -59,14 +59,14 @@ def main() -> int:
     options = parser.parse_args()
     if not 0 < options.holdout < 1:
         parser.error("--holdout is a share, between 0 and 1")
-    inputs = Inputs(options.image_column, options.key_column, Config.max_image_bytes, None)
+    inputs, format = chosen(options, {})
     try:
         options.precision = training_precision(options.precision, resolve_device("auto"))
-        chosen = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
-        where = options.truth or truth.look(options.input, inputs, options.format)
-        validation = Examples(options.validation, options.validation_truth or where, inputs, options.format)
-        figures = train(Examples(options.input, where, inputs, options.format), validation if options.validation else None,
-                        options.holdout, chosen, options.weights, options.classes, options.save, options.workers, sys.stderr)
+        recipe_of = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
+        where = options.truth or truth.look(options.input, inputs, format)
+        validation = Examples(options.validation, options.validation_truth or where, inputs, format)
+        figures = train(Examples(options.input, where, inputs, format), validation if options.validation else None,
+                        options.holdout, recipe_of, options.weights, options.classes, options.save, options.workers, sys.stderr)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,8 +7,9 @@ Exit status: 0 proven, 1 something is wrong, 2 wrong usage.
 import argparse
 import sys
 
-from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs, add_flags
+from pipeline.config import UserError
+from pipeline.history import settings
+from pipeline.inputs import add_flags, chosen
 from pipeline.verify import verify
 
 
@@ -17,18 +18,18 @@ def main() -> int:
     parser.add_argument("--input", required=True, metavar="URI", help="the shards, as given to jobs/label.py")
     parser.add_argument("--output", required=True, metavar="URI", help="the tables, as given to jobs/label.py")
     parser.add_argument("--model", metavar="MODEL_ID", help="which model's tables, if there are several")
-    parser.add_argument("--max-image-bytes", type=int, default=Config.max_image_bytes, metavar="N",
-                        help="as given to jobs/label.py (default: %(default)s)")
     add_flags(parser)
     options = parser.parse_args()
-    inputs = Inputs(options.image_column, options.key_column, options.max_image_bytes, None)
     try:
-        proof = verify(options.input, options.output, options.model, inputs, options.format)
+        inputs, format = chosen(options, settings(options.output, options.model))
+        proof = verify(options.input, options.output, options.model, inputs, format)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for problem in proof.problems:
         print(problem)
+    for sentence in proof.left_out.sentences():
+        print(f"left out: {sentence}")
     print(f"{proof.num_shards:,} shards, {proof.num_samples:,} samples, {proof.num_rows:,} rows "
           f"({proof.rejected.total():,} rejected): {proof.num_missing:,} missing, {proof.num_double:,} double, "
           f"{proof.num_foreign:,} foreign")

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import weights
-from pipeline.config import Config, UserError, canonical_uri, flag
+from pipeline.config import Config, UserError, flag
 from pipeline.lease import Lease
 from pipeline.progress import Progress
 from pipeline.retry import told
@@ -60,27 +60,27 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     import ray
 
     from pipeline import graph
-    from pipeline.labeller import check_classes, resolve_precision
+    from pipeline.labeller import check_classes
     from pipeline.metrics import Metrics
     from pipeline.nodes import count_gpus, find_nodes
+    from pipeline.precision import agree_on_precision
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
     check_classes(state, classes)
     alone = mine and "RAY_ADDRESS" not in os.environ
     nodes = find_nodes(config, alone, stream)
     summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
     find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream)
-    if device == "cpu":
-        resolve_precision(config.precision, device)
-    local = [flag(name) for name in ("input", "output") if "://" not in canonical_uri(getattr(config, name))]
+    precision, summary.precision_note = agree_on_precision(config.precision, device, nodes)
+    local = [flag(name) for name in ("input", "output") if "://" not in getattr(config, name)]
     if len(nodes) > 1 and local:
         stream.write(f"{' and '.join(local)}: a path of this machine, which all {len(nodes)} nodes must share\n")
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     del state
     labels = classes["label"].to_pylist()
-    sink = Sink(canonical_uri(config.output), summary.run_id, summary.model_id, config.output_embeddings)
+    sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings)
 
     def build(pools: Pools, left: pa.Table, places: dict[str, Any]) -> Any:
-        make_labeller = partial(graph.load_labeller, [reference], device, config.precision, pools.label_threads, config.batch_size,
+        make_labeller = partial(graph.load_labeller, [reference], device, precision, pools.label_threads, config.batch_size,
                                 config.runner)
         return graph.build(config, pools, left, sink, make_labeller, labels, places)
 

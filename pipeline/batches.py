@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.counts import CONFIDENCE, LABELS, REJECTED
 from pipeline.gallery import PICTURES, PIXELS
+from pipeline.left_out import LEFT_OUT
 from pipeline.table import ROWS, SAMPLES
 
 INPUT_SIZE = 299  # pixels, as the network takes them (a test compares it with the network's own)
@@ -32,6 +33,7 @@ _SEGMENT = [
     ("retryable", pa.bool_()),    # the failure may pass: another attempt is worth it
     ("num_bytes", pa.int64()),    # of the encoded images
     ("decode_s", pa.float64()),   # spent decoding, all threads together
+    ("left_out", LEFT_OUT),       # of the shard, where it ends: what of it gave no sample
 ]
 SEGMENT = pa.struct(_SEGMENT)
 
@@ -107,7 +109,7 @@ def pack_failures(schema: pa.Schema, segments: list[dict[str, Any]]) -> pa.Table
 def fail(segment: dict[str, Any], failure: str, retryable: bool) -> dict[str, Any]:
     """A segment, or a row of the shards that a reader gets, as a failed segment without images; with fields that a report has."""
     names = [name for name, _ in _SEGMENT]
-    known = {"size": 0, "etag": "", "first": 0, "num_bytes": 0, "decode_s": 0.0} | {
+    known = {"size": 0, "etag": "", "first": 0, "num_bytes": 0, "decode_s": 0.0, "left_out": []} | {
         name: segment[name] for name in names if segment.get(name) is not None}
     return known | {"num_images": 0, "end": False, "failure": failure, "retryable": retryable, "num_rejected": 0, "rejected": [],
                     "labels": [], "confidence": [], "label_s": 0.0, "examples": [], "file_size": None, "file_etag": None}

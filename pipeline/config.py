@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ENV_PREFIX = "LABEL_"
+OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "_staging")  # that the job makes in an output
 FORMATS = ("auto", "tar", "parquet", "images", "manifest")  # of an input
 
 
@@ -34,7 +36,10 @@ def _option(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> A
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What one run of the labelling job does. Fields are the long flags with `_` for `-`."""
+    """What one run of the labelling job does. Fields are the long flags with `_` for `-`.
+
+    `input` and `output` are canonical: a relative path would be another place in a process elsewhere.
+    """
 
     input: str = _option(
         "where the images are: tar shards, Parquet files or loose images, a folder or one file, or a CSV that lists them in a "
@@ -53,6 +58,8 @@ class Config:
                                     "(default: all)", None, metavar="FOLDER")
     image_column: str | None = _option("the column of Parquet files with the encoded images, bytes or Hugging Face's struct of "
                                        "bytes and path (default: the only one that fits)", None, metavar="NAME")
+    image_member: str | None = _option("where several images of a tar share a key: which is meant, by what follows the key's first "
+                                       "dot, such as jpg or rgb.png (default: the first)", None, metavar="SUFFIX")
     key_column: str | None = _option("the column of Parquet files with the images' keys (default: key or __key__, else the "
                                      "struct's path, else the number of the row)", None, metavar="NAME")
     device: str = _option("where the network runs; auto takes GPUs if the cluster has any", "auto",
@@ -107,8 +114,13 @@ class Config:
             raise UserError(f"--run-name is {self.run_name!r}; it takes up to 64 letters, digits and any of . _ = -")
         for name in ("input", "output", "weights", "classes"):
             check_uri(name, getattr(self, name))
-        if canonical_uri(self.input) == canonical_uri(self.output):
+        for name in ("input", "output"):
+            object.__setattr__(self, name, canonical_uri(getattr(self, name)))
+        if self.input == self.output:
             raise UserError("--input and --output name the same place; the tables need a folder of their own.")
+        if own := next((folder for folder in OUTPUT_FOLDERS if (self.input + "/").startswith(f"{self.output}/{folder}/")), None):
+            raise UserError(f"--input {self.input} is in the folder {own} of --output {self.output}, which is for the job's own "
+                            "tables; name another --output.")
 
 
 def flag(name: str) -> str:
@@ -117,10 +129,22 @@ def flag(name: str) -> str:
 
 
 def canonical_uri(uri: str) -> str:
-    """One spelling for one place: local paths absolute, no `file://`, no trailing slash."""
-    if uri.startswith("file://"):
-        uri = uri.removeprefix("file://")
-    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+    """One spelling for one place: local paths absolute, no `file://`, the scheme in small letters, no trailing slash.
+
+    Bytes of a path that are not UTF-8 become `\\xNN`, as listings name them; `storage.locate` finds the file all the same.
+    """
+    scheme, mark, rest = uri.partition("://")
+    if mark and scheme.lower() != "file":
+        return scheme.lower() + mark + rest.rstrip("/")
+    return printable(os.path.realpath(os.path.expanduser(rest if mark else uri)))
+
+
+def printable(name: str) -> str:
+    """A name as text that can be written down: bytes that are not UTF-8 become `\\xNN`."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # halves of surrogate pairs, which no byte stands for
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def parse_config(argv: Sequence[str], environ: Mapping[str, str], description: str) -> Config:

@@ -29,7 +29,7 @@ def describe_failure(error: Exception) -> str:
         return told(error)
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
     places = [f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line}" for frame in reversed(frames)]
-    return " | ".join([told(error), *places])
+    return " | ".join([f"{type(error).__name__}: {told(error)}", *places])
 
 
 def tell_failures(schema: pa.Schema) -> Callable[[Callable[..., Any]], Callable[..., Iterator[pa.Table]]]:

@@ -21,7 +21,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
 from pipeline.batches import IMAGE_BYTES
-from pipeline.config import Config, canonical_uri
+from pipeline.config import Config
 from pipeline.image_files import GROUPS
 from pipeline.inputs import Inputs
 from pipeline.label_stage import LabelsImages, LabelStage
@@ -99,9 +99,8 @@ def _stage(dataset: ray.data.Dataset, stage: type, arguments: tuple[Any, ...], *
 
 def shard_tables(config: Config, pools: Pools, pending: pa.Table) -> list[pa.Table]:
     """What the readers get: the pending shards, a table for each task."""
-    root = canonical_uri(config.input)
     shards = pa.table({"number": pending["number"], "shard": pending["path"],
-                       "uri": [child(root, path) for path in pending["path"].to_pylist()]})
+                       "uri": [child(config.input, path) for path in pending["path"].to_pylist()]})
     if "members" in pending.column_names:  # loose images: the group itself goes along
         shards = shards.append_column("group", pending.select(GROUPS.names).to_struct_array())
     return [shards.slice(start, stop - start) for start, stop in tasks(
@@ -136,6 +135,7 @@ def load_labeller(state: list[Any], device: str, precision: str, num_threads: in
     """
     import torch
 
-    from pipeline.labeller import Labeller, resolve_precision
+    from pipeline.labeller import Labeller
+    from pipeline.precision import resolve_precision
     state_of = {name: torch.tensor(values) for name, values in ray.get(state[0]).items()}
     return Labeller(state_of, device, resolve_precision(precision, device), num_threads, batch_size, runner)

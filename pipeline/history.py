@@ -6,6 +6,7 @@ Only the holder of the output's lease may do so: without it, a run that seems de
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import groupby
@@ -60,6 +61,22 @@ def expected_s(output: str, run_id: str, pending_bytes: int) -> float | None:
     if row is None or not row["pending_bytes"] or row["status"] != "done":
         return None
     return float(row["seconds"] * pending_bytes / row["pending_bytes"])
+
+
+def settings(output: str, model_id: str | None) -> dict[str, Any]:
+    """The config of the newest run by a model, or by any; empty if there is none.
+
+    Raises:
+        UserError: the output cannot be read.
+    """
+    try:
+        for row in _newest_first(output, "~"):  # behind all ids, which begin with the time
+            if model_id in (None, row["model_id"]):
+                config: dict[str, Any] = json.loads(row["config"])
+                return config
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("output", output, error) from error
+    return {}
 
 
 def _newest_first(output: str, run_id: str) -> Iterator[dict[str, Any]]:

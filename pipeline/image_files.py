@@ -9,6 +9,7 @@ Not here: decoding, and what is pending.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import zlib
 from collections import deque
@@ -18,7 +19,7 @@ from itertools import pairwise
 
 import pyarrow as pa
 
-from pipeline.listing import FILES
+from pipeline.listing import FILES, MISSING, REFUSED
 from pipeline.retry import Replaced, retrying
 from pipeline.shards import Sample
 from pipeline.storage import child, open_read
@@ -26,7 +27,7 @@ from pipeline.storage import child, open_read
 MEMBERS = pa.list_(pa.struct(list(FILES)))
 GROUPS = pa.schema([*FILES, ("members", MEMBERS)])  # path: the group's name; size: of all; etag: of the list of members
 FILES_EACH, MOST_EACH = 1000, 4000
-MISSING = "missing"  # for an etag: of a file that a manifest lists and the store has not
+NOT_READ = {MISSING: "not_a_file", REFUSED: "unreadable"}  # the reason code by what stands instead of an etag
 READS_AT_ONCE = 8
 AHEAD_BYTES = 2**26
 
@@ -57,9 +58,8 @@ def group_in_order(ordered: pa.Table) -> pa.Table:
 def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> Iterator[Sample]:
     """The files of a group as samples, their keys their paths (of a manifest: URIs); some files are read ahead.
 
-    Raises:
-        Replaced: a file is no longer the version that was listed.
-        FileNotFoundError: it is gone.
+    A file that is gone has error `not_a_file`, one that may not be read `unreadable`, one of another version than was listed
+    `replaced`: it must not stop the others, and changes the group's version in the next listing.
     """
     with ThreadPoolExecutor(READS_AT_ONCE, "fetch") as pool:
         coming: deque[tuple[Sample, int, Future[bytes] | None]] = deque()
@@ -67,7 +67,7 @@ def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> I
         try:
             for index, member in enumerate(members):
                 path, size, etag = str(member["path"]), int(str(member["size"])), str(member["etag"])
-                error = "not_a_file" if etag == MISSING else "too_large" if size > max_bytes else None
+                error = NOT_READ.get(etag) or ("too_large" if size > max_bytes else None)
                 uri = path if "://" in path or path.startswith("/") else child(root, path)
                 coming.append((Sample(index, path, b"", error), 0 if error else size,
                                None if error else pool.submit(_read, uri, etag)))
@@ -85,7 +85,25 @@ def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> I
 
 def _taken(coming: deque[tuple[Sample, int, Future[bytes] | None]]) -> Sample:
     sample, _, read = coming.popleft()
-    return sample if read is None else Sample(sample.index, sample.key, read.result(), None)
+    if read is None:
+        return sample
+    try:
+        return Sample(sample.index, sample.key, read.result(), None)
+    except Replaced:
+        error = "replaced"
+    except PermissionError:
+        error = "unreadable"
+    except _NO_FILE:
+        error = "not_a_file"
+    except OSError as failed:
+        if failed.errno not in _NO_NAME:
+            raise
+        error = "not_a_file"
+    return Sample(sample.index, sample.key, b"", error)
+
+
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # there can be no such file
 
 
 def _read(uri: str, etag: str) -> bytes:

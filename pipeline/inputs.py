@@ -1,6 +1,7 @@
 """What an input is made of: which files are its shards, and how their samples are read.
 
-In: a URI, and what the user says of the format. Out: the shards; the samples of one, streamed, all of one version.
+In: a URI, and what the user says of the format. Out: the shards, and what is left out; the samples of one, streamed, all of one
+version.
 Not here: the formats themselves (`shards`, `parquet_shards`, `image_files`, `manifest`).
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,15 +18,22 @@ import pyarrow.parquet as pq
 
 from pipeline.config import FORMATS, Config, UserError, canonical_uri
 from pipeline.image_files import group, read_files
-from pipeline.listing import FILES, list_files
+from pipeline.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
+from pipeline.listing import FILES, LOOP, MISSING, REFUSED, list_input
 from pipeline.manifest import read_manifest
-from pipeline.parquet_shards import find_columns, read_rows
-from pipeline.shards import IMAGE_SUFFIXES, SHARD_NAME, Sample, ShardUnreadable, read_samples
+from pipeline.parquet_shards import find_columns, read_keys, read_rows
+from pipeline.retry import is_transient, told
+from pipeline.shards import SHARD_NAME, Sample, ShardUnreadable, read_samples
 from pipeline.storage import File, child, join, open_read
 from pipeline.stream import open_random, open_stream
 
 NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$",
          "images": rf"\.({'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})$"}
+# Spark, Hive and Arrow pass over folders that begin with . or, unless there is a = in the name, with _; others are those of NAS
+# systems. Shards too, for their tables would have such names. Photographs may begin with _, and cameras name them so.
+HIDDEN = r"(^|/)(\.[^/]*|_[^/=]*|@eaDir|#recycle|#snapshot|\$RECYCLE\.BIN)/|(^|/)\.[^/]*/?$"
+HIDDEN_SHARD = r"(^|/)_[^/=]*$"
+LOOKED_AT = 20  # Parquet files, for one that has the columns
 NONE_FOUND = ("holds no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst), no .parquet files and no images "
               f"({', '.join(IMAGE_SUFFIXES)})")
 
@@ -34,6 +42,7 @@ NONE_FOUND = ("holds no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar
 class Inputs:
     """How the samples of a shard are read; its fields are those of the config.
 
+    `image_member`: what follows the key's dot in the name of a tar's member with the image; None: the first image of the key.
     `max_shard_images` None: no matter how many. `truth`: where the input says what an image shows, if that is asked
     for: `folder`, `member:SUFFIX` (of a tar) or `column:NAME` (of a Parquet file).
     """
@@ -43,15 +52,22 @@ class Inputs:
     max_image_bytes: int
     max_shard_images: int | None
     truth: str | None = None
+    image_member: str | None = None
 
     @classmethod
     def of(cls, config: Config) -> Inputs:
         """As the config says."""
-        return cls(config.image_column, config.key_column, config.max_image_bytes, config.max_shard_images)
+        return cls(config.image_column, config.key_column, config.max_image_bytes, config.max_shard_images,
+                   image_member=config.image_member)
 
     @contextmanager
-    def open(self, uri: str, group: dict[str, Any] | None = None) -> Iterator[tuple[Iterator[Sample], File]]:
-        """The samples of a shard, and the version that is read. `group`: the row of `GROUPS`, if it is one.
+    def open(self, uri: str, group: dict[str, Any] | None = None, left_out: LeftOut | None = None) -> Iterator[
+            tuple[Iterator[Sample], File]]:
+        """The samples of a shard, and the version that is read.
+
+        Args:
+            group: the row of `GROUPS`, if it is one.
+            left_out: counts what gives no sample, once all are taken.
 
         Raises:
             ShardUnreadable: while the samples are taken: it cannot be read to its end.
@@ -73,7 +89,23 @@ class Inputs:
         else:
             with open_stream(uri) as (file, version):
                 yield self._by_folder(read_samples(file, self.max_image_bytes, self.max_shard_images,
-                                                   name if where == "member" else None)), version
+                                                   name if where == "member" else None, self.image_member, left_out)), version
+
+    def read_truths(self, uri: str, group: dict[str, Any] | None = None) -> Iterator[tuple[str, str | None]]:
+        """The key and the truth of each sample. No image is read for it that could be passed over: of a tar all bytes come along.
+
+        Raises: as `open`.
+        """
+        where, _, name = (self.truth or "").partition(":")
+        if group is not None and where == "folder":
+            yield from ((str(member["path"]), folder_of(str(member["path"]))) for member in group["members"])
+        elif group is None and uri.lower().endswith(".parquet") and where in ("folder", "column"):
+            with open_random(uri) as (file, _):
+                for key, truth in read_keys(file, self.image_column, self.key_column, name if where == "column" else None):
+                    yield key, truth if where == "column" else folder_of(key)
+        else:
+            with replace(self, max_image_bytes=0).open(uri, group) as (samples, _):
+                yield from ((sample.key, sample.truth) for sample in samples)
 
     def _by_folder(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         if self.truth != "folder":
@@ -86,44 +118,119 @@ def folder_of(key: str) -> str | None:
     return key.rpartition("/")[0].rpartition("/")[2] or None
 
 
-def add_flags(parser: Any) -> None:
+def add_flags(parser: Any, default: str = "as the newest run over --output had them") -> None:
     """Let a parser, or a group of one, take the flags that say how samples are read."""
-    parser.add_argument("--format", default=Config.format, choices=FORMATS, help="these three as given to jobs/label.py")
+    parser.add_argument("--format", choices=FORMATS, help=f"these five as given to jobs/label.py (default: {default})")
+    parser.add_argument("--image-member", metavar="SUFFIX")
     parser.add_argument("--image-column", metavar="NAME")
     parser.add_argument("--key-column", metavar="NAME")
+    parser.add_argument("--max-image-bytes", type=int, metavar="N")
 
 
-def find(uri: str, format: str = "auto", partition: str | None = None) -> pa.Table:
-    """The shards of an input, or of one folder of it, in order of their paths: a table of `FILES`; of loose images and manifests of `GROUPS`.
+def chosen(options: Any, settings: dict[str, Any]) -> tuple[Inputs, str]:
+    """How samples are read, and the format, by the flags of `add_flags`; what none says as `settings` do, a config's fields."""
+    def choose(name: str) -> Any:
+        given = getattr(options, name)
+        return given if given is not None else settings.get(name, getattr(Config, name))
+
+    return Inputs(choose("image_column"), choose("key_column"), choose("max_image_bytes"), None,
+                  image_member=choose("image_member")), choose("format")
+
+
+class Found(NamedTuple):
+    """`shards`: a table of `FILES`, of loose images and manifests of `GROUPS`. `left_out`: the other files."""
+
+    shards: pa.Table
+    left_out: LeftOut
+
+
+def find(uri: str, format: str = "auto", partition: str | None = None, output: str | None = None) -> Found:
+    """The shards of an input, or of one folder of it, in order of their paths; and what is left out.
+
+    Args:
+        output: where the tables go: nothing there is input.
 
     Raises:
         FileNotFoundError: there is nothing at `uri`.
         PermissionError: the store refuses to list.
-        UserError: a folder of an input that is no shards: which images make a group depends on all of them.
+        UserError: a folder of an input that is no shards: which images make a group depends on all of them; or a manifest that
+            cannot be understood.
     """
     if partition is not None:
-        found = find(join(uri, partition), format)
+        found, left_out = find(join(uri, partition), format, output=output)
         if "members" in found.column_names:
             raise UserError(f"--partition {partition}: it is for tar shards and Parquet files, and {uri} has loose images.")
-        return found.set_column(0, FILES.field("path"), pc.binary_join_element_wise(partition.strip("/"), found["path"], "/"))
+        of = partition.strip("/")
+        below = LeftOut()
+        below.add(left_out.rows(), of + "/")
+        return Found(found.set_column(0, FILES.field("path"), pc.binary_join_element_wise(of, found["path"], "/")), below)
     if format == "manifest" or format == "auto" and uri.lower().endswith(".csv"):
-        return read_manifest(canonical_uri(uri))
-    files = list_files(uri, times=True)
-    for name, pattern in NAMES.items():
-        if format in ("auto", name) and len(
-                found := files.filter(pc.match_substring_regex(files["path"], pattern, ignore_case=True))):
-            return group(found) if name == "images" else found.select(FILES.names).sort_by("path")
-    return FILES.empty_table()
+        return Found(read_manifest(canonical_uri(uri)), LeftOut())
+    files = list_input(uri, without=output)
+    left_out = LeftOut()
+    if not (len(files) == 1 and child(uri, files["path"][0].as_py()) == uri):  # that one is named by the user
+        files = _without_hidden(files, left_out)
+    files = _without_odd(files, left_out)
+    of_kind = {name: _matches(files, pattern) for name, pattern in NAMES.items()}
+    shard_names = pc.or_(of_kind["tar"], of_kind["parquet"])
+    kind = next((name for name, matches in of_kind.items() if format in ("auto", name) and pc.any(matches).as_py()), None)
+    if kind is None:
+        left_out.add_paths("other_kind", files.filter(pc.or_(shard_names, of_kind["images"]))["path"])
+        left_out.add_paths("other_name", files.filter(pc.invert(pc.or_(shard_names, of_kind["images"])))["path"])
+        return Found(FILES.empty_table(), left_out)
+    found, rest = files.filter(of_kind[kind]), files.filter(pc.invert(of_kind[kind]))
+    known = pc.or_(pc.or_(_matches(rest, NAMES["tar"]), _matches(rest, NAMES["parquet"])), _matches(rest, NAMES["images"]))
+    left_out.add_paths("other_kind", rest.filter(known)["path"])
+    left_out.add_paths("other_name", _not_beside(rest.filter(pc.invert(known)), found))
+    return Found(group(found) if kind == "images" else found.select(FILES.names).sort_by("path"), left_out)
 
 
-def check(config: Config, found: pa.Table) -> None:
-    """Raise UserError if the input has no shards, or if the first, where it is Parquet, lacks the columns."""
-    if not len(found):
-        raise UserError(f"--input {config.input} {NONE_FOUND}.")
-    path = found["path"][0].as_py()
-    if path.lower().endswith(".parquet") and "members" not in found.column_names:
+def _matches(files: pa.Table, pattern: str) -> pa.ChunkedArray:
+    return pc.match_substring_regex(files["path"], pattern, ignore_case=True)
+
+
+def _without_hidden(files: pa.Table, left_out: LeftOut) -> pa.Table:
+    """The files that are not hidden, nor leftovers of other tools."""
+    is_shard = pc.or_(_matches(files, NAMES["tar"]), _matches(files, NAMES["parquet"]))
+    hidden = pc.or_(_matches(files, HIDDEN), pc.and_(is_shard, _matches(files, HIDDEN_SHARD)))
+    left_out.add_paths("hidden", files.filter(hidden)["path"])
+    return files.filter(pc.invert(hidden))
+
+
+def _without_odd(files: pa.Table, left_out: LeftOut) -> pa.Table:
+    """The files, and of what cannot be read that which is a shard or an image by its name: it fails, or has its row."""
+    named = pc.or_(pc.or_(_matches(files, NAMES["tar"]), _matches(files, NAMES["parquet"])), _matches(files, NAMES["images"]))
+    for reason, mark in (("loop", LOOP), ("not_a_file", MISSING), ("unreadable", REFUSED)):
+        odd = pc.and_(pc.equal(files["etag"], mark), pc.invert(named))
+        left_out.add_paths(reason, files.filter(odd)["path"])
+        files, named = files.filter(pc.invert(odd)), named.filter(pc.invert(odd))
+    return files
+
+
+def _not_beside(files: pa.Table, found: pa.Table) -> pa.ChunkedArray:
+    """The paths of files that do not belong to one that is found: `a.json` and `a.jpg.json` do to `a.jpg`; `a.heic` is a picture itself."""
+    stem = r"\.[^./]*$"
+    stems = pc.replace_substring_regex(files["path"], stem, "")
+    of_found = pa.concat_arrays([*found["path"].chunks, *pc.replace_substring_regex(found["path"], stem, "").chunks])
+    beside = pc.and_(pc.is_in(stems, of_found), pc.invert(pc.match_substring_regex(files["path"], LIKE_IMAGES.pattern, ignore_case=True)))
+    return files.filter(pc.invert(beside))["path"]
+
+
+def check(config: Config, found: Found) -> None:
+    """Raise UserError if the input has no shards, or if none of the first, where they are Parquet, has the columns."""
+    shards = found.shards
+    if not len(shards):
+        raise UserError(f"--input {config.input} {NONE_FOUND}{''.join('; ' + told for told in found.left_out.sentences())}.")
+    if "members" in shards.column_names or not shards["path"][0].as_py().lower().endswith(".parquet"):
+        return
+    first = None
+    for path in shards["path"][:LOOKED_AT].to_pylist():
         try:
             with open_read(child(config.input, path)) as (file, _):
                 find_columns(pq.read_schema(file), config.image_column, config.key_column)
-        except (ShardUnreadable, pa.ArrowInvalid) as error:
-            raise UserError(f"--input {config.input}: {path}: {error}.") from error
+                return
+        except (ShardUnreadable, pa.ArrowInvalid, OSError) as error:
+            if is_transient(error):
+                raise
+            first = first or f"{path}: {told(error)}"
+    raise UserError(f"--input {config.input}: {first}.")

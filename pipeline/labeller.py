@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import UserError
-from pipeline.folded import ONEDNN, UintNetwork
+from pipeline.folded import UintNetwork
 from pipeline.inception_v4 import INPUT_SIZE
 from pipeline.on_cpu import IN_CACHE, OnCpu
 from pipeline.on_cuda import FastCuda, PlainCuda
@@ -37,32 +37,8 @@ def resolve_device(name: str) -> str:
     return ("cuda" if available else "cpu") if name == "auto" else name
 
 
-def resolve_precision(name: str, device: str) -> str:
-    """`fp32`, `bf16` or `fp16`, for one of these or `auto`, on device `cuda` or `cpu`.
-
-    auto on CPU is bf16 where the processor computes in it, otherwise fp32. On CUDA it is fp16: as fast as bf16, with
-    three bits more; and fp32 before compute capability 7.0, where fp16 is slow. Median error of the logits against
-    fp32, folded: fp16 0.018, bf16 0.047. For cuda call it in the process that has the device.
-
-    Raises:
-        UserError: a precision the device does not compute in, or no device for `cuda`.
-    """
-    if device == "cuda":
-        _need_cuda()
-        if name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UserError("--precision bf16: this GPU does not compute in bf16; use fp16, fp32 or auto.")
-        if name == "auto":
-            return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "fp32"
-        return name
-    if name == "fp16" and not ONEDNN[torch.float16]():
-        raise UserError("--precision fp16: this processor does not compute in fp16; use bf16, fp32 or auto.")
-    if name == "auto":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if native else "fp32"
-    return name
-
-
-def _need_cuda() -> None:
+def need_cuda() -> None:
+    """Raise UserError if this process sees no CUDA device."""
     if not torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise UserError("--device cuda: this process was given a GPU and torch finds none; CUDA_VISIBLE_DEVICES is "
@@ -83,7 +59,7 @@ class Labeller:
     Args:
         state: the state dict that `weights.load` returns; not changed, and not kept.
         device: `cuda` or `cpu`, from `resolve_device`.
-        precision: `fp32`, `bf16` or `fp16`, from `resolve_precision`.
+        precision: `fp32`, `bf16` or `fp16`, from `precision.resolve_precision`.
         num_threads: on CPU, how many work; None: as many as torch would use.
         batch_size: on CUDA, the most images that it takes at once; None: by the device. Halved until it fits there.
         runner: `auto`, `fast` or `plain`; see `probe.py`. On CPU there is one runner.
@@ -105,7 +81,7 @@ class Labeller:
         self.runner_note = ""
         self.run: OnCpu | PlainCuda | FastCuda
         if device == "cuda":
-            _need_cuda()
+            need_cuda()
             self.run, self.runner_note = choose(state, DTYPES[precision], self.num_top, batch_size, runner)
             self.runner, self.batch_size = self.run.name, self.run.batch_size
         elif runner == "fast":

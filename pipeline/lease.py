@@ -8,6 +8,7 @@ Not here: what is written under the lease. Machines' clocks must agree to half a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from pipeline.config import UserError
 from pipeline.retry import told
 
 LEASE_S, RENEW_S = 60.0, 15.0
+LOOK_S = 0.2  # while another takes over
 
 
 class Busy(UserError):
@@ -59,8 +61,34 @@ class Lease:
                 raise Busy(f"--output {self.output} is being written by run {other['run_id']} ({other['place']}, process "
                            f"{other['pid']}) since {_clock(other['since'])}; its lease lasts until "
                            f"{_clock(other['until'])} if it is not renewed: wait for that run, or give --no-lease.")
-            storage.remove(self.uri)
+            if self._take_over(other):
+                break
         self.renewer.start()
+
+    def _take_over(self, over: dict[str, Any]) -> bool:
+        """Put our mark in place of one that is over; whether it was us who did, of several that try at once.
+
+        Who makes the file that stands for the old mark may replace it. Who comes late makes that file anew, and then finds
+        another mark than the one he saw.
+        """
+        turn = f"{self.uri}.{hashlib.sha256(json.dumps(over, sort_keys=True).encode()).hexdigest()[:16]}"
+        mine = json.dumps({"run_id": self.run_id, "since": time.time()}).encode()
+        if not storage.put_new(turn, mine):
+            try:
+                since = float(json.loads(storage.read_bytes(turn))["since"])
+            except (FileNotFoundError, ValueError, KeyError):
+                since = time.time()
+            if time.time() - since > LEASE_S:  # it died in the middle of this
+                storage.remove(turn)
+            time.sleep(LOOK_S)
+            return False
+        try:
+            if self._read() != over:
+                return False
+            storage.put_whole(self.uri, self._mark())
+        finally:
+            storage.remove(turn)
+        return True
 
     def release(self) -> None:
         """Leave the output to others."""

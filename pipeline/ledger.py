@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.catalog import FINISHED
 from pipeline.counts import CONFIDENCE, LABELS, REJECTED
+from pipeline.left_out import LEFT_OUT
 from pipeline.listing import FILES, list_files
 from pipeline.output import labels_folder
 from pipeline.parquet import read_table
@@ -36,6 +37,8 @@ SHARDS = pa.schema([  # one row a shard and run
     ("num_images", pa.int64()),
     ("num_rejected", pa.int64()),
     ("rejected", REJECTED),          # by reason code
+    ("num_left_out", pa.int64()),    # members that gave no row and belong to no image
+    ("left_out", LEFT_OUT),          # by reason and suffix
     ("image_bytes", pa.int64()),     # encoded
     ("decode_s", pa.float64()),      # seconds of decode threads
     ("label_s", pa.float64()),       # seconds in which a labeller was busy
@@ -65,6 +68,8 @@ RUNS = pa.schema([  # one row a run
     ("num_images", pa.int64()),
     ("num_rejected", pa.int64()),
     ("rejected", REJECTED),
+    ("num_left_out", pa.int64()),    # files of the input, and members of the shards of this run, that gave no row
+    ("left_out", LEFT_OUT),
     ("labels", LABELS),              # images by label_id
     ("confidence", CONFIDENCE),      # images by prob: 20 bins from 0 to 1
     ("images_per_s", pa.float64()),  # from the first attempt to the last
@@ -139,6 +144,10 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
                     "num_images": int(said["num_rows"]), "num_rejected": int(said["num_rejected"])}
         except (KeyError, ValueError, pa.ArrowInvalid, FileNotFoundError):
             return None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            return None  # so pyarrow calls a damaged footer
 
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         found = [entry for entry in pool.map(read, files["path"].to_pylist()) if entry is not None]

@@ -2,60 +2,158 @@
 
 In: the manifest's URI; column `uri` (relative ones are seen from the manifest's folder), if known `size` in bytes and
 `etag`. Out: a table of `GROUPS`, in the manifest's order: what is appended redoes the last group only.
-Where `size` and `etag` are not given each file is asked for them: a request each. One that is not there keeps its row.
+Where `size` and `etag` are not given each file is asked for them: a request each. One that is not there, is a folder or may not be
+read keeps its row; so does a line without a URI.
 """
 
 from __future__ import annotations
 
+import csv
+import errno
 import io
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import pyarrow as pa
-import pyarrow.csv
 
 from pipeline import storage
-from pipeline.config import UserError, check_uri
-from pipeline.image_files import MISSING, group_in_order
-from pipeline.listing import FILES
+from pipeline.config import UserError, canonical_uri, check_uri
+from pipeline.image_files import group_in_order
+from pipeline.listing import FILES, MISSING, REFUSED
 from pipeline.parquet import read_table
+from pipeline.retry import told
 
 ASKED_AT_ONCE = 32
+COLUMNS = ("uri", "size", "etag")
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def read_manifest(uri: str) -> pa.Table:
     """The groups of a manifest.
 
     Raises:
-        UserError: it cannot be parsed, has no column `uri`, lists nothing, or holds credentials.
+        UserError: it cannot be understood, has no column `uri`, lists nothing, or holds credentials; the sentence names the line
+            and the column.
     """
     data = storage.read_bytes(uri)
-    try:
-        table = read_table(data) if uri.lower().endswith(".parquet") else pyarrow.csv.read_csv(
-            io.BytesIO(data), convert_options=pyarrow.csv.ConvertOptions(column_types={
-                "uri": pa.string(), "size": pa.int64(), "etag": pa.string()}))
-    except pa.ArrowInvalid as error:
-        raise UserError(f"--input {uri}: not a manifest that can be read: {' '.join(str(error).split())}.") from error
-    if "uri" not in table.column_names or not len(table):
-        raise UserError(f"--input {uri}: a manifest has a column uri, and a row for each image; this one has "
-                        f"{len(table)} rows of {', '.join(table.column_names)}.")
-    uris = [_absolute(uri, str(one)) for one in table["uri"].to_pylist()]
-    for one in uris:
-        check_uri("input", one)
-    if {"size", "etag"} <= {*table.column_names}:
-        files = pa.table([uris, table["size"].cast(pa.int64()), table["etag"].cast(pa.string())], schema=FILES)
+    columns, lines = _from_parquet(uri, data) if uri.lower().endswith(".parquet") else _from_csv(uri, data)
+    if not columns.get("uri"):
+        raise UserError(f"--input {uri}: a manifest has a column uri, and a line for each image; this one has {', '.join(columns) or 'nothing'}"
+                        f"{' and no line' if 'uri' in columns else ''}.")
+    known = {""}
+    uris = [_absolute(uri, line, said, known) for line, said in zip(lines, columns["uri"], strict=True)]
+    if "size" in columns and "etag" in columns:
+        files = [storage.File(one, *(_version(uri, line, size, etag) if one else (0, MISSING))) for line, one, size, etag in
+                 zip(lines, uris, columns["size"], columns["etag"], strict=True)]
     else:
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-            found = list(pool.map(_stat, uris))
-        files = pa.table([uris, [file.size for file in found], [file.etag for file in found]], schema=FILES)
-    return group_in_order(files)
+        files = _asked(uri, lines, uris)
+    return group_in_order(pa.table([[file.path for file in files], [file.size for file in files], [file.etag for file in files]],
+                                   schema=FILES))
 
 
-def _absolute(manifest: str, uri: str) -> str:
-    return uri if "://" in uri or uri.startswith("/") else storage.join(manifest.rpartition("/")[0], uri)
-
-
-def _stat(uri: str) -> storage.File:
+def _from_csv(uri: str, data: bytes) -> tuple[dict[str, list[str]], list[int]]:
+    """Column name -> its values, stripped, of a line that is too short empty ones; and the number of each value's line."""
     try:
-        return storage.stat(uri)
-    except FileNotFoundError:
-        return storage.File(uri, 0, MISSING)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = "it is UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "it is compressed (gzip)" \
+            if data.startswith(b"\x1f\x8b") else f"byte {error.start:,} is not UTF-8"
+        raise UserError(f"--input {uri}: line {line}: a manifest is text in UTF-8, and {what}.") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: dict[str, list[str]] = {}
+    lines: list[int] = []
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        twice = [name for name, number in Counter(names).items() if number > 1 and name in COLUMNS]
+        if twice:
+            raise UserError(f"--input {uri}: line 1: there are several columns {twice[0]}.")
+        columns = {name: [] for name in names if name}
+        at = {name: names.index(name) for name in columns}
+        for row in reader:
+            if not row:
+                continue  # an empty line is none
+            if len(row) > len(names):
+                raise UserError(f"--input {uri}: line {reader.line_num}: {len(row)} values for {len(names)} columns; a comma in a value "
+                                "needs quotes around it.")
+            lines.append(reader.line_num)
+            for name in columns:
+                columns[name].append(row[at[name]].strip() if at[name] < len(row) else "")
+    except csv.Error as error:
+        raise UserError(f"--input {uri}: line {reader.line_num}: not CSV ({told(error)}).") from error
+    return columns, lines
+
+
+def _from_parquet(uri: str, data: bytes) -> tuple[dict[str, list[str]], list[int]]:
+    try:
+        table = read_table(data)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"--input {uri}: not a Parquet file that can be read ({told(error, 200)}).") from error
+    columns = {name: ["" if value is None else value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value).strip()
+                      for value in table[name].to_pylist()] for name in table.column_names if name in COLUMNS}
+    return columns, list(range(1, len(table) + 1))
+
+
+def _absolute(manifest: str, line: int, uri: str, known: set[str]) -> str:
+    """The URI of a line; empty if the line has none. `known`: schemes that fsspec has."""
+    if not uri:
+        return ""
+    if "\0" in uri:
+        raise UserError(f"--input {manifest}: line {line}, column uri: there is a zero byte in it.")
+    scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+    if scheme not in known:
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"--input {manifest}: line {line}, column uri: {uri}: {told(error)}.") from error
+        known.add(scheme)
+    check_uri("input", uri)
+    if scheme == "file":
+        return canonical_uri(uri)
+    if scheme:
+        return scheme + uri[len(scheme):]
+    return uri if uri.startswith("/") else storage.join(manifest.rpartition("/")[0], uri)
+
+
+def _version(manifest: str, line: int, size: str, etag: str) -> tuple[int, str]:
+    """Size and etag of a line, the etag without the quotes that some tools leave around it."""
+    try:
+        num_bytes = int(float(size)) if size.endswith(".0") else int(size)
+    except ValueError:
+        num_bytes = -1
+    if num_bytes < 0:
+        raise UserError(f"--input {manifest}: line {line}, column size: {size!r} is no number of bytes; give size and etag of every "
+                        "image, or leave a column out, and each is asked for.")
+    etag = etag.removeprefix("W/").strip("\"'")
+    if not etag:
+        raise UserError(f"--input {manifest}: line {line}, column etag: it is empty; give size and etag of every image, or leave a column "
+                        "out, and each is asked for.")
+    return num_bytes, etag
+
+
+def _asked(manifest: str, lines: list[int], uris: list[str]) -> list[storage.File]:
+    """The files as the store has them now."""
+    refusals: list[PermissionError] = []
+
+    def ask(numbered: tuple[int, str]) -> storage.File:
+        line, uri = numbered
+        try:
+            found = storage.stat(uri) if uri else None
+            return storage.File(uri, 0, MISSING) if found is None else storage.File(uri, found.size, found.etag)
+        except _NO_FILE:
+            return storage.File(uri, 0, MISSING)
+        except PermissionError as error:
+            refusals.append(error)
+            return storage.File(uri, 0, REFUSED)
+        except Exception as error:  # each store has its own exceptions
+            if isinstance(error, OSError) and error.errno in _NO_NAME:
+                return storage.File(uri, 0, MISSING)
+            raise UserError(f"--input {manifest}: line {line}, column uri: {uri}: {told(error, 300)}.") from error
+
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        files = list(pool.map(ask, zip(lines, uris, strict=True)))
+    if refusals and len(refusals) == len([uri for uri in uris if uri]):
+        raise UserError(f"--input {manifest}: none of its {len(refusals):,} images may be read with the credentials at hand.")
+    return files

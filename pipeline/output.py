@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.config import Config, UserError, canonical_uri
+from pipeline.config import Config, UserError
 from pipeline.listing import list_files
 from pipeline.parquet import read_table
 
@@ -46,10 +47,29 @@ def labels_uri(output: str, model_id: str, shard: str) -> str:
 def check_root(config: Config) -> None:
     """Raise UserError if the output holds the labels of another input root, which this run's would replace."""
     owner = _owner(config.output)
-    mine = canonical_uri(config.input)
-    if owner is not None and owner != mine:
+    if owner is not None and owner != config.input:
         raise UserError(f"--output {config.output} holds the labels of --input {owner}, and an output belongs to one "
                         f"input: give {config.input} an --output of its own.")
+
+
+def check_kind(config: Config, outputs: pa.Table, found: pa.Table) -> None:
+    """Raise UserError if the output has tables, and all of shards of another kind than those that are found.
+
+    Such as of loose images, where a tar has come among them and would now be all that is read.
+    """
+    def kind(path: str) -> str:
+        return "tar shards" if not path.lower().endswith(".parquet") else "Parquet files"
+
+    now = "loose images" if "members" in found.column_names else kind(found["path"][0].as_py()) if len(found) else None
+    before = {"loose images" if _GROUP.fullmatch(path) else kind(path.removesuffix(".parquet")) for path in outputs["path"].to_pylist()}
+    if now and before and now not in before:
+        formats = {"loose images": "images (or manifest)", "tar shards": "tar", "Parquet files": "parquet"}
+        first = min(before)
+        raise UserError(f"--output {config.output} has the tables of {first}, and of --input {config.input} {now} would be labelled now: "
+                        f"give --format {formats[first]}, or another --output.")
+
+
+_GROUP = re.compile(r"images-(first|[0-9a-f]{12})\.parquet")
 
 
 def claim(config: Config, model_id: str, classes: pa.Table) -> None:
@@ -68,7 +88,7 @@ def claim(config: Config, model_id: str, classes: pa.Table) -> None:
             buffer = io.BytesIO()
             pq.write_table(classes, buffer)
             storage.put_whole(uri, buffer.getvalue())
-        mark = json.dumps({"input": canonical_uri(config.input)}) + "\n"
+        mark = json.dumps({"input": config.input}) + "\n"
         storage.put_whole(storage.join(config.output, "input.json"), mark.encode())
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("output", config.output, error) from error
@@ -83,12 +103,27 @@ def only_model(output_uri: str) -> str:
     try:
         paths = list_files(storage.join(output_uri, "labels"))["path"].to_pylist()
         models = sorted({path.split("/")[0].removeprefix("model=") for path in paths if "/" in path})
+    except FileNotFoundError as error:
+        try:
+            failure = _last_failure(output_uri)
+        except Exception:  # noqa: BLE001  # there is no output at all, or none that can be read
+            raise storage.explain("output", output_uri, error) from error
+        raise UserError(f"--output {output_uri} has no labels: {failure}.") from error
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("output", output_uri, error) from error
     if len(models) != 1:
         raise UserError(f"--output {output_uri} has labels of {len(models)} models"
                         f"{': name one with --model, of ' + ', '.join(models) if models else ''}.")
     return models[0]
+
+
+def _last_failure(output: str) -> str:
+    """Why the newest run of an output without labels committed nothing. Raises FileNotFoundError if there was no run."""
+    for path in sorted(list_files(storage.join(output, "shards"))["path"].to_pylist(), reverse=True):
+        for row in read_table(storage.read_bytes(storage.join(output, "shards", path))).to_pylist():
+            if row["status"] == "failed":
+                return f"run {row['run_id']} failed at every shard, such as {row['shard']}: {row['failure']}"
+    return "no run committed a shard"
 
 
 def _owner(output: str) -> str | None:

@@ -3,7 +3,7 @@
 In: a local folder or any fsspec URI, searched for images recursively. Out: `<output>/<prefix>-00000.tar`, …, the same
 bytes whenever the folder is the same. The key of an image is its path without the suffix; dots in its base name become
 `_`, since a key ends at the first dot, and two images that would share a key get `_2`, `_3`, … behind it.
-A shard says in its first header which versions of which files it holds, so one that is there already is not made again.
+What is hidden, or a leftover of another tool, is not packed, nor what cannot be read. A shard says in its first header which versions of which files it holds, so one that is there already is not made again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TextIO
 
 import pyarrow as pa
@@ -23,10 +23,10 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.config import UserError, canonical_uri, check_uri
-from pipeline.image_files import read_files
-from pipeline.listing import list_files
-from pipeline.retry import Replaced, told
-from pipeline.shards import IMAGE_SUFFIXES
+from pipeline.image_files import NOT_READ, read_files
+from pipeline.inputs import find
+from pipeline.left_out import IMAGE_SUFFIXES, LeftOut
+from pipeline.listing import FILES, list_files
 
 SHARDS_AT_ONCE = 2  # that are in memory; of each, some files are read at once
 SHARD_BYTES = 2**30  # a shard ends here, even if it has fewer images than asked for
@@ -35,12 +35,12 @@ TELL_EVERY_S = 10.0
 
 @dataclass
 class Packed:
-    """What there is now: shards, images in them, shards that were there before, and files that are no images."""
+    """What there is now: shards, images in them, shards that were there before; and files that are not packed."""
 
     num_shards: int = 0
     num_images: int = 0
     num_kept: int = 0
-    num_ignored: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, stream: TextIO = sys.stderr) -> Packed:
@@ -54,19 +54,16 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, st
     check_uri("output", output_uri)
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     storage.check_output(output_uri)
-    files = _listed("input", input_uri)
-    images = files.filter(pc.match_substring_regex(pc.utf8_lower(files["path"]), f"({'|'.join(IMAGE_SUFFIXES)})$".replace(".", r"\.")))
-    if not len(images):
-        raise UserError(f"--input {input_uri} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    images, left_out = _images(input_uri, output_uri)
     images = images.append_column("member", pa.array(_members(images["path"].to_pylist()))).combine_chunks()
     bounds = list(_bounds(images["size"].to_pylist(), images_per_shard))
     names = [f"{prefix}-{number:05}.tar" for number in range(len(bounds))]
-    there = _listed("output", output_uri)["path"].to_pylist()
+    there = _listed(output_uri)
     surplus = sorted(name for name in set(there) - set(names) if name.startswith(f"{prefix}-") and name.endswith(".tar"))
     if surplus:
         raise UserError(f"--output {output_uri} has {surplus[0]}, which this folder does not fill ({len(names)} shards): its images "
                         "might be there twice; remove it, or choose another --output or --prefix.")
-    packed, told_at, known = Packed(num_ignored=len(files) - len(images)), time.monotonic(), set(there)
+    packed, told_at, known = Packed(left_out=left_out), time.monotonic(), set(there)
 
     def write(name: str, start: int, stop: int) -> bool:
         return _write(input_uri, storage.join(output_uri, name), images.slice(start, stop - start), name in known)
@@ -81,22 +78,36 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, st
                 if time.monotonic() - told_at > TELL_EVERY_S:
                     told_at = time.monotonic()
                     stream.write(f"{packed.num_images:,} of {len(images):,} images, {packed.num_shards:,} of {len(names):,} shards\n")
-        except (Replaced, FileNotFoundError) as error:
-            raise UserError(f"--input {input_uri}: {told(error)}; run it again, what is packed is kept.") from error
         finally:
             pool.shutdown(cancel_futures=True)
     return packed
 
 
-def _listed(flag: str, uri: str) -> pa.Table:
+def _images(input_uri: str, output_uri: str) -> tuple[pa.Table, LeftOut]:
+    """The images in order of their paths, and what is left out."""
     try:
-        return list_files(uri).sort_by("path")
-    except FileNotFoundError:
-        if flag == "output":
-            return pa.table({"path": pa.array([], pa.string())})
-        raise storage.explain(flag, uri, FileNotFoundError()) from None
+        groups, left_out = find(input_uri, "images", output=output_uri)
     except Exception as error:  # each store has its own exceptions
-        raise storage.explain(flag, uri, error) from error
+        raise storage.explain("input", input_uri, error) from error
+    members = pa.concat_tables([FILES.empty_table(), *(
+        pa.Table.from_struct_array(chunk.flatten()).cast(FILES) for chunk in (groups["members"].chunks if len(groups) else []))])
+    odd = pc.is_in(members["etag"], pa.array(list(NOT_READ)))
+    for mark, reason in NOT_READ.items():
+        left_out.add_paths(reason, members.filter(pc.equal(members["etag"], mark))["path"])
+    images = members.filter(pc.invert(odd)).sort_by("path")
+    if not len(images):
+        raise UserError(f"--input {input_uri} holds no image ({', '.join(IMAGE_SUFFIXES)}){''.join('; ' + one for one in left_out.sentences())}.")
+    return images, left_out
+
+
+def _listed(output_uri: str) -> list[str]:
+    try:
+        paths: list[str] = list_files(output_uri)["path"].to_pylist()
+    except FileNotFoundError:
+        return []
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("output", output_uri, error) from error
+    return paths
 
 
 def _members(paths: list[str]) -> Iterator[str]:
@@ -134,7 +145,9 @@ def _write(input_uri: str, uri: str, images: pa.Table, is_there: bool) -> bool:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": version}) as tar:
         for row, sample in zip(rows, read_files(input_uri, rows, SHARD_BYTES), strict=True):
             if sample.error:
-                raise UserError(f"--input: {row['path']} has {row['size']:,} bytes, which is more than an image should have.")
+                why = {"too_large": f"has {row['size']:,} bytes, which is more than an image should have",
+                       "replaced": "was replaced since it was listed"}.get(sample.error, "is gone, or may not be read any more")
+                raise UserError(f"--input {input_uri}: {row['path']} {why}; run it again, what is packed is kept.")
             info = tarfile.TarInfo(row["member"])  # no time, no owner: the same images make the same bytes
             info.size = len(sample.encoded)
             tar.addfile(info, io.BytesIO(sample.encoded))

@@ -1,6 +1,7 @@
 """A Parquet file with a column of images -> samples, in the order of its rows.
 
-In: an open Parquet file; the column holds the encoded bytes, or Hugging Face's struct of `bytes` and `path`.
+In: an open Parquet file; the column holds the encoded bytes (of any of Arrow's types of bytes, dictionaries too), or Hugging
+Face's struct of `bytes` and `path`.
 Out: a `Sample` for each row, a few rows in memory at a time.
 Not here: decoding.
 """
@@ -9,12 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as is_type
 
+from pipeline.config import printable
+from pipeline.retry import is_transient, told
 from pipeline.shards import Sample, ShardUnreadable
 
 ROWS_AT_ONCE = 16
@@ -35,11 +39,12 @@ def find_columns(schema: pa.Schema, image_column: str | None, key_column: str | 
             raise ShardUnreadable(f"no column {name!r}; it has {', '.join(schema.names)}")
     if image_column is None:
         if len(fitting) != 1 and "image" not in fitting:
-            raise ShardUnreadable(f"{len(fitting) or 'no'} columns hold bytes, or structs of bytes and path "
-                                  f"({', '.join(fitting) or ', '.join(schema.names)}); name one with --image-column")
+            columns = ", ".join(f"{field.name} {_type_name(field.type)}" for field in schema if not fitting or field.name in fitting)
+            raise ShardUnreadable(f"{len(fitting) or 'no'} columns hold bytes, or structs of bytes and path ({columns}); "
+                                  f"{'name one with --image-column' if fitting else 'if the images are loose files, give --format images'}")
         image_column = "image" if "image" in fitting else fitting[0]
     elif image_column not in fitting:
-        raise ShardUnreadable(f"column {image_column!r} holds {schema.field(image_column).type}, not bytes of images")
+        raise ShardUnreadable(f"column {image_column!r} holds {_type_name(schema.field(image_column).type)}, not bytes of images")
     if key_column is None:
         key_column = next((name for name in ("key", "__key__") if name in schema.names), None)
     return image_column, key_column
@@ -48,7 +53,16 @@ def find_columns(schema: pa.Schema, image_column: str | None, key_column: str | 
 def _holds_images(kind: pa.DataType) -> bool:
     if is_type.is_struct(kind):
         return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
-    return bool(is_type.is_binary(kind) or is_type.is_large_binary(kind))
+    if is_type.is_dictionary(kind):
+        return _holds_images(kind.value_type)
+    return bool(is_type.is_binary(kind) or is_type.is_large_binary(kind) or is_type.is_binary_view(kind)
+                or is_type.is_fixed_size_binary(kind))
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """A type in a few words; a struct of many fields would fill a page."""
+    name = str(kind)
+    return name if len(name) <= 60 else name[:57] + "..."
 
 
 def read_rows(file: Any, image_column: str | None, key_column: str | None, max_bytes: int,
@@ -60,31 +74,73 @@ def read_rows(file: Any, image_column: str | None, key_column: str | None, max_b
     Raises:
         ShardUnreadable: not Parquet, damaged, without such columns, or of more than `max_samples` rows.
     """
-    try:
+    with _unreadable():
         parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         image, key = find_columns(parquet.schema_arrow, image_column, key_column)
         if max_samples is not None and parquet.metadata.num_rows > max_samples:
             raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise --max-shard-images")
-        index, names = 0, _class_names(parquet.schema_arrow, truth_column) if truth_column else []
         columns = [name for name in (image, key, truth_column) if name is not None]
-        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
-            keys = batch[key].to_pylist() if key else [None] * batch.num_rows
-            truths = batch[truth_column].to_pylist() if truth_column else [None] * batch.num_rows
-            for value, name, truth in zip(batch[image], keys, truths, strict=True):
+        index = 0
+        for batch, names, truths in _batches(parquet, columns, key, truth_column):
+            for value, name, truth in zip(batch[image], names, truths, strict=True):
                 held = value.as_py() if value.is_valid else None
                 encoded, path = (held.get("bytes"), held.get("path")) if isinstance(held, dict) else (held, None)
                 name = name if name is not None else path if path is not None else index
                 large = encoded is not None and len(encoded) > max_bytes
-                yield Sample(index, str(name), b"" if large or encoded is None else encoded,
-                             "too_large" if large else "empty" if encoded is None else None,
-                             None if truth is None else names[truth] if names else str(truth))
+                yield Sample(index, _text(name), b"" if large or encoded is None else encoded,
+                             "too_large" if large else "empty" if encoded is None else None, truth)
                 index += 1
+
+
+def read_keys(file: Any, image_column: str | None, key_column: str | None,
+              truth_column: str | None = None) -> Iterator[tuple[str, str | None]]:
+    """The key and the truth of each row, as `read_rows` gives them; the images are not read.
+
+    Raises: as `read_rows`.
+    """
+    with _unreadable():
+        parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        image, key = find_columns(parquet.schema_arrow, image_column, key_column)
+        kind = parquet.schema_arrow.field(image).type
+        path = f"{image}.path" if key is None and is_type.is_struct(kind) and kind.get_field_index("path") >= 0 else None
+        columns = [name for name in (key, path, truth_column) if name is not None]
+        if not columns:
+            yield from ((str(index), None) for index in range(parquet.metadata.num_rows))
+            return
+        index = 0
+        for batch, names, truths in _batches(parquet, columns, key, truth_column):
+            paths = [held and held["path"] for held in batch[image].to_pylist()] if path else [None] * batch.num_rows
+            for name, of_image, truth in zip(names, paths, truths, strict=True):
+                yield _text(name if name is not None else of_image if of_image is not None else index), truth
+                index += 1
+
+
+def _batches(parquet: pq.ParquetFile, columns: list[str], key: str | None, truth_column: str | None) -> Iterator[
+        tuple[pa.RecordBatch, list[Any], list[str | None]]]:
+    """Some rows at a time, their keys, and their truths as text."""
+    classes = _class_names(parquet.schema_arrow, truth_column) if truth_column else []
+    for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+        keys = batch[key].to_pylist() if key else [None] * batch.num_rows
+        said = batch[truth_column].to_pylist() if truth_column else [None] * batch.num_rows
+        yield batch, keys, [None if one is None else classes[one] if classes else _text(one) for one in said]
+
+
+@contextmanager
+def _unreadable() -> Iterator[None]:
+    """What Arrow raises of a file, as `ShardUnreadable`."""
+    try:
+        yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ShardUnreadable(f"not a Parquet file that can be read: {error}") from error
+        raise ShardUnreadable(f"not a Parquet file that can be read: {told(error)}") from error
     except OSError as error:
-        if error.errno is not None:
+        if error.errno is not None or is_transient(error):
             raise  # the store's failure, not the file's
-        raise ShardUnreadable(f"damaged Parquet: {error}") from error
+        raise ShardUnreadable(f"damaged Parquet: {told(error)}") from error
+
+
+def _text(value: Any) -> str:
+    """A key or a truth as text: bytes that are not UTF-8 become `\\xNN`."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else printable(str(value))
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:

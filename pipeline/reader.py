@@ -28,6 +28,7 @@ from pipeline.batches import BLOCK, INPUT_SIZE, pack_block
 from pipeline.decode import Decoded, decode
 from pipeline.failures import describe_failure, tell_failures
 from pipeline.inputs import Inputs
+from pipeline.left_out import LeftOut
 from pipeline.memory import keep_freed_memory
 from pipeline.nodes import this_node
 from pipeline.retry import may_pass
@@ -61,6 +62,7 @@ class _Segment:
     end: bool = False
     failure: str | None = None
     retryable: bool = False
+    left_out: list[dict[str, Any]] = field(default_factory=list)
     decoding: list[tuple[int, Future[list[_Done]]]] = field(default_factory=list)  # so many samples each
 
     def fail(self, error: Exception) -> None:
@@ -98,16 +100,17 @@ class Reader:
         blocks = _Blocks(self)
         for row in shards.to_pylist():
             source = {"number": row["number"], "shard": row["shard"], "uri": row["uri"], "size": 0, "etag": ""}
+            left_out = LeftOut()
             try:
-                with self.inputs.open(row["uri"], row.get("group")) as (samples, version):
+                with self.inputs.open(row["uri"], row.get("group"), left_out) as (samples, version):
                     source |= {"size": version.size, "etag": version.etag}
                     for sample in samples:
                         blocks.add(source, sample)
                         yield from blocks.take_decoded()
             except Exception as error:  # noqa: BLE001  # a store may fail in any way; the run goes on without this shard
-                blocks.end(source, error)
+                blocks.end(source, error, left_out)
             else:
-                blocks.end(source, None)
+                blocks.end(source, None, left_out)
             yield from blocks.take_decoded()
         yield from blocks.take_rest()
 
@@ -165,12 +168,13 @@ class _Blocks:
         if len(self.waiting) == TOGETHER:
             self._decode_waiting()
 
-    def end(self, source: dict[str, Any], error: Exception | None) -> None:
+    def end(self, source: dict[str, Any], error: Exception | None, left_out: LeftOut) -> None:
         """The shard has no more samples, or broke."""
         self._decode_waiting()
         if self.filling is None:
             self.filling = _Block(self.reader)
         segment = self.filling.segment(source, 0)
+        segment.left_out = left_out.rows()
         if error is None:
             segment.end = True
         else:
@@ -249,7 +253,7 @@ class _Block:
             samples["sha256"] += [one.sha256 for one in done]
             samples["error"] += [one.decoded.error for one in done]
             segments.append({**segment.source, "first": segment.first, "num_images": segment.num_images, "end": segment.end,
-                             "failure": segment.failure, "retryable": segment.retryable,
+                             "failure": segment.failure, "retryable": segment.retryable, "left_out": segment.left_out,
                              "num_bytes": sum(one.num_bytes for one in done), "decode_s": sum(one.seconds for one in done)})
         return pack_block(segments, samples, self.pixels_NHWC, self.reader.node)
 

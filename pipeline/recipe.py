@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.inception_v4 import INPUT_SIZE, InceptionV4
-from pipeline.labeller import resolve_precision
+from pipeline.precision import resolve_precision
 
 SMALLEST = 75  # pixels: of less, the network's last block has nothing left
 

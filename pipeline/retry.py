@@ -20,11 +20,12 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 16.0  # doubled each time, half of it by ch
 Result = TypeVar("Result")
 
 # As the operating system and s3fs (its errors.py: 429 and 503 are EBUSY, 500 EREMOTEIO, unknown codes EIO) number them.
-_TRANSIENT = {None, errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EIO,
+_TRANSIENT = {errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EIO,
               errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT}
-# Of botocore and aiohttp, which are not imported for a local store: no answer, or one cut off.
-_TRANSIENT_KINDS = {"HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseParserError", "ClientConnectionError",
-                    "ClientPayloadError"}
+# No answer, or one cut off: of Python, and of botocore and aiohttp, which are not imported for a local store. An OSError that is
+# none of these and has no number is no passing fault: so libraries call a damaged file.
+_TRANSIENT_KINDS = {"ConnectionError", "TimeoutError", "HTTPClientError", "IncompleteReadError", "ResponseParserError",
+                    "ClientConnectionError", "ClientPayloadError"}
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
@@ -59,6 +60,15 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, Replaced | MemoryError) or is_transient(error)
 
 
-def told(error: Exception, most: int = 500) -> str:
-    """An error as a reason in one line, of its message the first `most` characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+def told(error: BaseException, most: int = 500) -> str:
+    """An error as a reason in one line without a full stop, of its message the first `most` characters."""
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
+    else:
+        text = str(error) if not isinstance(error, KeyError) else f"there is no {error}"
+    text = text if text.strip() else _WITHOUT_WORDS.get(type(error).__name__, type(error).__name__)
+    return " ".join(text.split())[:most].rstrip(".")
+
+
+_WITHOUT_WORDS = {"TimeoutError": "no answer in time", "MemoryError": "out of memory", "EOFError": "it ends too early",
+                  "FSTimeoutError": "no answer in time", "CancelledError": "cancelled"}

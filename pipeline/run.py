@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pipeline import catalog, history, inputs, ledger, output, report, storage, weights
 from pipeline.attempts import execute
 from pipeline.classes import load_classes
-from pipeline.config import Config, UserError, canonical_uri
+from pipeline.config import Config, UserError
 from pipeline.lease import Lease, held
 from pipeline.retry import told
 from pipeline.tally import Summary
@@ -37,7 +37,7 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
         UserError: what the user can mend, before anything is labelled.
     """
     begun, started_at = time.monotonic(), datetime.now(UTC)
-    run_id = f"{started_at:%Y%m%dT%H%M%S}-{config.run_name or secrets.token_hex(3)}"
+    run_id = "-".join(filter(None, (f"{started_at:%Y%m%dT%H%M%S}", config.run_name, secrets.token_hex(3))))
     chosen = weights.identify(config.weights)
     classes = load_classes(config.classes)
     found = _inputs(config)
@@ -45,7 +45,7 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     with held(config.output, run_id) if config.lease and not config.dry_run else nullcontext() as lease:
         made, found_footers = _plan(config, chosen, found)
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
-                          pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless)
+                          pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out)
         if config.dry_run:
             summary.expected_s = history.expected_s(config.output, run_id, summary.pending_bytes)
             return summary
@@ -60,10 +60,10 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     return summary
 
 
-def _inputs(config: Config) -> pa.Table:
-    """The shards under the input."""
+def _inputs(config: Config) -> inputs.Found:
+    """The shards under the input, and what is left out."""
     try:
-        found = inputs.find(config.input, config.format, config.partition)
+        found = inputs.find(config.input, config.format, config.partition, config.output)
         inputs.check(config, found)
     except UserError:
         raise
@@ -72,11 +72,12 @@ def _inputs(config: Config) -> pa.Table:
     return found
 
 
-def _plan(config: Config, chosen: Weights, found: pa.Table) -> tuple[catalog.Plan, pa.Table]:
+def _plan(config: Config, chosen: Weights, found: inputs.Found) -> tuple[catalog.Plan, pa.Table]:
     """List the output, and compare; and what the footers said of files that the ledger did not know."""
     try:
         output.check_root(config)
         outputs = ledger.list_labels(config.output, chosen.model_id, config.partition)
+        output.check_kind(config, outputs, found.shards)
         finished = ledger.read_finished(config.output, chosen.model_id)
         unknown = catalog.unknown(outputs, finished)
         footers = ledger.read_footers(config.output, chosen.model_id, unknown)
@@ -85,7 +86,7 @@ def _plan(config: Config, chosen: Weights, found: pa.Table) -> tuple[catalog.Pla
     except Exception as error:
         raise storage.explain("output", config.output, error) from error
     finished = pa.concat_tables([finished, footers.select(catalog.FINISHED.names)])
-    return catalog.plan(found, outputs, finished), footers
+    return catalog.plan(found.shards, outputs, finished), footers
 
 
 def _begin(config: Config, summary: Summary, lease: Lease | None, started_at: datetime, footers: pa.Table) -> None:
@@ -103,11 +104,10 @@ def _begin(config: Config, summary: Summary, lease: Lease | None, started_at: da
 def _record(config: Config, summary: Summary, lease: Lease | None, started_at: datetime, classes: pa.Table) -> None:
     """The run's row and its report, whatever way the run ends; and its staging removed, with a lease that of dead runs too."""
     broken = sys.exc_info()[0] is not None or summary.num_failed or summary.unrecorded
+    row = _run_row(config, summary, "failed" if broken else "done", started_at)
     try:
         whole = lease is not None and lease.lost is None
         storage.remove(storage.join(config.output, "_staging", *([] if whole else [summary.run_id])))
-        row = _run_row(config, summary, "failed" if broken else "done", started_at)
-        ledger.write(config.output, "runs", summary.run_id, [row], ledger.RUNS)
         page = report.page(row, summary.findings, summary.failed, classes["label"].to_pylist(),
                            history.before(config.output, summary.run_id), summary.notes)
         storage.put_whole(output.report_uri(config.output, summary.run_id), page.encode())
@@ -115,10 +115,20 @@ def _record(config: Config, summary: Summary, lease: Lease | None, started_at: d
             output.remove_old_reports(config.output, config.keep_reports)
     except Exception as error:  # noqa: BLE001  # each store has its own exceptions
         summary.unrecorded = told(error)
+        row["status"] = "failed"
+    try:  # last, for it says how the run ended
+        ledger.write(config.output, "runs", summary.run_id, [row], ledger.RUNS)
+    except Exception as error:  # noqa: BLE001
+        summary.unrecorded = summary.unrecorded or told(error)
 
 
 def _run_row(config: Config, summary: Summary, status: str, started_at: datetime) -> dict[str, Any]:
     versions = {name: version(name) for name in ("ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")}
-    return {**vars(summary), **summary.counts.columns(), "status": status, "started_at": started_at,
-            "input": canonical_uri(config.input), "versions": json.dumps(versions | {"python": platform.python_version()}),
-            "config": json.dumps(dataclasses.asdict(config))}
+    return {
+        "run_id": summary.run_id, "status": status, "started_at": started_at, "seconds": summary.seconds, "input": config.input,
+        "model_id": summary.model_id, "device": summary.device, "precision": summary.precision, "runner": summary.runner,
+        "hardware": summary.hardware, "versions": json.dumps(versions | {"python": platform.python_version()}),
+        "config": json.dumps(dataclasses.asdict(config)), "pending_bytes": summary.pending_bytes, "num_skipped": summary.num_skipped,
+        "num_committed": summary.num_committed, "num_failed": summary.num_failed, **summary.counts.columns(),
+        "num_left_out": summary.left_out.total(), "left_out": summary.left_out.rows(), "images_per_s": summary.images_per_s,
+        "cpu_s": summary.cpu_s, "gpu_s": summary.gpu_s}

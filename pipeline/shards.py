@@ -2,8 +2,8 @@
 
 In: an open file of a tar shard (plain, gzip, bzip2, xz or zstd, told by its first bytes).
 Out: `Sample`s: one for each key that has an image, by WebDataset's rule (a key is the member's path up to the
-first dot of its base name; neighbours with the same key are one sample; its first image counts). On request with the
-text of the member that holds the truth.
+first dot of its base name; neighbours with the same key are one sample; its first image counts, or the one that is asked for).
+On request with the text of the member that holds the truth. Counted: what gives no sample and belongs to none.
 Not here: decoding, and any file on disk: members are streamed, nothing is extracted.
 """
 
@@ -22,10 +22,14 @@ from typing import IO, Any, Self, cast
 
 import pyarrow as pa
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from pipeline.config import printable
+from pipeline.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
+
 HEADER_BYTES = 2**24  # a long name or a PAX header of more is not read: gzip makes gigabytes of it from nothing
 TRUTH_BYTES = 2**12
 SHARD_NAME = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst)$", re.IGNORECASE)
+# Leftovers of other tools, and what is hidden: a dot before a name or a folder.
+_HIDDEN = re.compile(r"(^|/)(\.[^/.][^/]*|__MACOSX|@eaDir|_temporary|_delta_log)/|(^|/)\.[^/]*$", re.DOTALL)
 _KEY = re.compile(r"^((?:.*/)?[^./][^./]*)\.[^/]*$", re.DOTALL)  # webdataset.tariterators.base_plus_ext
 
 
@@ -48,7 +52,7 @@ class Sample:
 
 
 def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None,
-                 truth_suffix: str | None = None) -> Iterator[Sample]:
+                 truth_suffix: str | None = None, image_suffix: str | None = None, left_out: LeftOut | None = None) -> Iterator[Sample]:
     """Stream the samples of a tar shard.
 
     Args:
@@ -56,6 +60,8 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
         max_bytes: an image of more encoded bytes is not read; its sample has error `too_large`.
         max_samples: a shard of more is not read to its end.
         truth_suffix: what follows the key's dot in the name of the member with the truth: `txt`, `cls`.
+        image_suffix: the same of the image that counts, where a key has several: `jpg`, `rgb.png`; None: the first.
+        left_out: counts the members that give no sample and belong to none.
 
     Raises:
         ShardUnreadable: not a tar, cut, or damaged: also where Python's tarfile would end in silence; or too many samples.
@@ -63,7 +69,8 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
     try:
         stream = _Forward(_decompressed(file), max(max_bytes, HEADER_BYTES))
         with tarfile.TarFile(fileobj=cast(Any, stream), tarinfo=_Header) as tar:
-            for sample in _samples(tar, max_bytes, truth_suffix):
+            for sample in _samples(tar, max_bytes, truth_suffix, image_suffix and image_suffix.lower().lstrip("."),
+                                    LeftOut() if left_out is None else left_out):
                 if sample.index == max_samples:
                     raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise "
                                           "--max-shard-images")
@@ -130,25 +137,46 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
     return cast(IO[bytes], buffered)
 
 
-def _samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None) -> Iterator[Sample]:
+def _samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None, image_suffix: str | None,
+             left_out: LeftOut) -> Iterator[Sample]:
     index, previous, image, truth = 0, None, None, None
+    others: list[str] = []  # members of the key that are no images
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header; a shard may have many
-        match = None if member.isdir() else _KEY.match(member.name)
+        if member.isdir():
+            continue
+        match = None if _HIDDEN.search(member.name) else _KEY.match(member.name)
         if match is None:
+            left_out.add_member("hidden" if _HIDDEN.search(member.name) else "other_name", printable(member.name))
             continue
         key = match[1]
         if key != previous:
             if image is not None:
-                yield Sample(index, _printable(str(previous)), *image, truth)
+                yield Sample(index, printable(str(previous)), *image, truth)
                 index += 1
-            previous, image, truth = key, None, None
-        if image is None and member.name.lower().endswith(IMAGE_SUFFIXES):
-            image = _content(tar, member, max_bytes)
-        elif truth_suffix is not None and member.name[len(key) + 1:].lower() == truth_suffix:
+            _count(others, image is not None, left_out)
+            previous, image, truth, others = key, None, None, []
+        suffix = member.name[len(key) + 1:].lower()
+        if member.name.lower().endswith(IMAGE_SUFFIXES) and image_suffix in (None, suffix):
+            if image is None:
+                image = _content(tar, member, max_bytes)
+            else:
+                left_out.add_member("same_key", printable(member.name))
+        elif truth_suffix is not None and suffix == truth_suffix:
             truth = _text(tar, member)
+        else:
+            others.append(member.name)
     if image is not None:
-        yield Sample(index, _printable(str(previous)), *image, truth)
+        yield Sample(index, printable(str(previous)), *image, truth)
+    _count(others, image is not None, left_out)
+
+
+def _count(others: list[str], has_image: bool, left_out: LeftOut) -> None:
+    """Count the members of a key that are not its image: all if it has none, else those that may be pictures themselves."""
+    for name in others:
+        may_be_image = name.lower().endswith(IMAGE_SUFFIXES) or LIKE_IMAGES.search(name)
+        if may_be_image or not has_image:
+            left_out.add_member("same_key" if may_be_image and has_image else "other_name", printable(name))
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
@@ -178,8 +206,3 @@ def _check_nothing_follows(tar: tarfile.TarFile) -> None:
     while block := stream.read(2**20):
         if block.strip(b"\0"):
             raise tarfile.ReadError("data follows its end mark (tars joined with cat?)")
-
-
-def _printable(key: str) -> str:
-    """Member names are bytes; those that are not UTF-8 keep their odd bytes as `\\xNN`."""
-    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -155,7 +155,7 @@ def _joined(pieces: list[_Piece]) -> list[_Piece]:
         before = joined[-1].segment if joined else None
         if before is not None and before["first"] + before["num_images"] == piece.segment["first"]:
             sums = {name: before[name] + piece.segment[name] for name in ("num_images", "num_bytes", "decode_s", "label_s")}
-            joined[-1] = _Piece(before | sums | {"end": piece.segment["end"]}, pa.concat_tables([joined[-1].rows, piece.rows]))
+            joined[-1] = _Piece(before | sums | {name: piece.segment[name] for name in ("end", "left_out")}, pa.concat_tables([joined[-1].rows, piece.rows]))
         else:
             joined.append(piece)
     return joined

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
+import stat as modes
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import UserError, canonical_uri, flag
-from pipeline.retry import retrying, told
+from pipeline.retry import is_transient, retrying, told
 
 # Stores whose put is atomic: a reader sees the old object, none, or the new one whole.
 ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
@@ -30,6 +32,8 @@ ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 S3_OPTIONS = {"use_listings_cache": False,
               "config_kwargs": {"connect_timeout": 10, "read_timeout": 20,
                                 "retries": {"mode": "standard", "total_max_attempts": 1}}}
+_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name that is not UTF-8, as `config.printable` writes it
+_PATTERN = re.compile(r"[*?\[{]")
 ONE_PUT_BYTES = 5 * 2**30  # S3's limit; more would need a multipart upload, which a killed process leaves behind
 
 
@@ -65,8 +69,14 @@ def s3_filesystem(**options: Any) -> Any:
 
 
 def locate(uri: str) -> tuple[Any, str]:
-    """The filesystem and the path in it. Nothing in a path has a meaning: no `::`, no `*`, no `?`."""
+    """The filesystem and the path in it. Nothing in a path has a meaning: no `::`, no `*`, no `?`.
+
+    Of a local path `\\xNN` stands for a byte that is not UTF-8, if only so there is a file of that name.
+    """
     uri = canonical_uri(uri)
+    if "://" not in uri and "\\x" in uri and not os.path.lexists(uri):
+        as_it_is = os.fsdecode(_ODD_BYTE.sub(lambda match: chr(0xdc00 + int(match[1], 16)), uri).encode("utf-8", "surrogateescape"))
+        uri = as_it_is if os.path.lexists(as_it_is) else uri
     kind: Any = fsspec.get_filesystem_class(uri.partition("://")[0] if "://" in uri else "file")
     fs = s3_filesystem() if is_s3(uri) else kind(**kind._get_kwargs_from_urls(uri))
     if is_s3(uri) and "?versionId=" in uri:
@@ -81,16 +91,18 @@ def version_of(info: dict[str, Any]) -> str:
         if info.get(name):
             return str(info[name]).strip('"')
     for name in ("mtime", "LastModified", "last_modified", "modified", "created"):
-        if info.get(name):
+        if info.get(name) is not None:  # 0 is a time too
             return f"{info[name]}-{info['size']}"
     raise UserError(f"the store of {info.get('name')} gives neither an etag nor a time of change, "
                     "so a changed shard could not be told from an old one.")
 
 
 def stat(uri: str) -> File:
-    """The file at `uri` as the store has it now (its `path` is the base name). Raises FileNotFoundError."""
+    """The file at `uri` as the store has it now (its `path` is the base name). Raises FileNotFoundError, IsADirectoryError."""
     fs, path = locate(uri)
     info = retrying(lambda: fs.info(path))
+    if info.get("type") == "directory":
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri)
     return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
 
 
@@ -98,6 +110,9 @@ def stat(uri: str) -> File:
 def open_read(uri: str) -> Iterator[tuple[Any, File]]:
     """Open a file for reading here and there; and its version. Its reads are not tried again."""
     fs, path = locate(uri)
+    if isinstance(fs, LocalFileSystem) and not modes.S_ISREG(mode := os.stat(path).st_mode):  # a pipe would be waited for
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri) if modes.S_ISDIR(mode) else \
+            FileNotFoundError(errno.ENOENT, "not a file but a pipe, a socket or a device", uri)
     with retrying(lambda: fs.open(path, "rb")) as file:
         yield file, opened(fs, path, file)
 
@@ -200,12 +215,19 @@ def check_output(uri: str) -> None:
 
 def explain(name: str, uri: str, error: Exception) -> UserError:
     """The one sentence for a failure of the store at the place that flag `name` names."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and _PATTERN.search(uri):
+        reason = "does not exist: a name is taken as it stands, and * ? [ ] { } do not stand for others; name the folder"
+    elif isinstance(error, FileNotFoundError):
         reason = "does not exist"
     elif isinstance(error, PermissionError):
         reason = "may not be read or written with the credentials at hand"
     elif isinstance(error, ImportError):
-        reason = f"needs a package that is not installed ({error})"
-    else:
+        reason = f"needs a package that is not installed ({told(error)})"
+    elif is_transient(error) or type(error).__name__ in _NO_ANSWER:
         reason = f"cannot be reached ({told(error, 300)})"
+    else:
+        reason = f"cannot be used ({told(error, 300)})"
     return UserError(f"{flag(name)} {uri} {reason}.")
+
+
+_NO_ANSWER = ("NoCredentialsError", "PartialCredentialsError", "gaierror")

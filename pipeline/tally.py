@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pipeline import ledger, storage
 from pipeline.counts import COUNTED_COLUMNS, Counts
 from pipeline.findings import Findings
+from pipeline.left_out import LeftOut
 from pipeline.output import labels_uri
 from pipeline.parquet import read_table
 from pipeline.retry import told
@@ -28,6 +29,7 @@ from pipeline.retry import told
 FLUSH_LEDGER_S = 60.0
 FEW_ROWS = 200
 NAMED = 50  # failed shards that the summary and the report name; the ledger has all
+NOTED = 5  # shards without an image that the notes name
 REASONS = 10_000  # of failures that may pass: 200 bytes each
 ROWS_EACH = 10_000  # of a file of the ledger
 DIED = "the process that read or labelled it died, or its node did"
@@ -39,7 +41,9 @@ class Summary:
 
     `cpu_s`, `gpu_s`: spent, whatever came of it. `num_slots`: images that the device's batches had room for. `num_moved`: of
     `num_blocks` those that were labelled on another node than decoded. `unrecorded`: why the run's row, its shards' rows or its
-    report are missing, if they are. `findings`: what is worth showing of it.
+    report are missing, if they are. `findings`: what is worth showing of it. `left_out`: what of the input, and of the shards that were
+    committed, has no row. `without_images`: shards that were committed and hold no image, and what is left out of them, of the first
+    `NAMED`.
     """
 
     run_id: str
@@ -61,11 +65,15 @@ class Summary:
     precision: str = ""
     runner: str = ""
     runner_note: str = ""
+    precision_note: str = ""
     hardware: str = ""
     num_labelled: int = 0
     num_slots: int = 0
     num_blocks: int = 0
     num_moved: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
+    num_without_images: int = 0
+    without_images: dict[str, str] = field(default_factory=dict)
     unrecorded: str = ""
     expected_s: float | None = None  # of a dry run
     findings: Findings = field(default_factory=Findings)
@@ -73,13 +81,16 @@ class Summary:
     @property
     def notes(self) -> list[str]:
         """What the user should know, a sentence each."""
-        told = []
+        told = self.left_out.sentences()
+        for shard, what in list(self.without_images.items())[:NOTED]:
+            told.append(f"{shard} holds no image{what and ': ' + what}")
+        if self.num_without_images > NOTED:
+            told.append(f"{self.num_without_images - NOTED:,} more shards hold no image: num_images is 0 in the table shards/")
         if self.num_orphans:
             told.append(f"{self.num_orphans:,} tables are of shards that are no longer in the input")
         if self.meaningless:
             told.append("these weights are untrained: the labels mean nothing")
-        if self.runner_note:
-            told.append(self.runner_note)
+        told += filter(None, (self.runner_note, self.precision_note))
         if self.num_committed > 1 and self.counts.num_images < FEW_ROWS * self.num_committed:  # opening costs more than reading
             told.append(f"the tables have {self.counts.num_images // self.num_committed} rows on average, which is slow to query: "
                         "jobs/pack.py makes larger shards")
@@ -157,7 +168,7 @@ class Tally:
         if segment["failure"] is None:
             row["counts"].add(Counts.read(segment))
         if segment["end"]:
-            row["total"] = segment["first"] + segment["num_images"]
+            row |= {"total": segment["first"] + segment["num_images"], "left_out": segment["left_out"]}
         if segment["file_size"] is not None:
             row |= {"file": segment["shard"] + ".parquet", "file_size": segment["file_size"], "file_etag": segment["file_etag"]}
         if segment["failure"] is not None and segment["retryable"] and not self.last_attempt:
@@ -217,15 +228,28 @@ class Tally:
         if failure is None:
             self.summary.num_committed += 1
             self.summary.counts.add(row["counts"])
+            self._count_left_out(row)
         else:
             self.summary.num_failed += 1
             if len(self.summary.failed) < NAMED:
                 self.summary.failed[row["shard"]] = failure
-        told = row | row["counts"].columns() | {"status": status, "failure": failure, "labelled_at": datetime.now(UTC)}
+        left_out = row.get("left_out")
+        told = row | row["counts"].columns() | {
+            "status": status, "failure": failure, "labelled_at": datetime.now(UTC),
+            "num_left_out": None if left_out is None else sum(entry["num_files"] for entry in left_out)}
         ended = {name: told.get(name) for name in ledger.SHARDS.names}
         self.summary.findings.add_shard(ended)
         self.on_end(status)
         self.rows.append(ended)
+
+    def _count_left_out(self, row: dict[str, Any]) -> None:
+        left_out = row.get("left_out") or []
+        self.summary.left_out.add(left_out, row["shard"] + ": ")
+        if not row["counts"].num_images:
+            self.summary.num_without_images += 1
+            if len(self.summary.without_images) < NAMED:
+                entries = ", ".join(f"{entry['suffix']} {entry['num_files']:,}" for entry in left_out)
+                self.summary.without_images[row["shard"]] = entries and f"its members are {entries}"
 
     def _flush(self) -> None:
         self.flushed = time.monotonic()

@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
@@ -67,13 +69,14 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
         raise UserError(f"--image-size {recipe.image_size}: the network needs at least {SMALLEST} pixels.")
     check_uri("save", folder)
     folder = canonical_uri(folder)
-    known = truth.read(examples.where, examples.uri, examples.inputs, examples.format)
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    known = truth.read(examples.where, examples.uri, examples.inputs, examples.format, _on_cluster)
     classes = load_classes(classes_path) if classes_path else truth.classes_of(known["value"].to_pylist())
     train_shards = _shards(examples, known, classes)
     valid_shards = train_shards
     if validation is not None:
-        valid_shards = _shards(validation, truth.read(validation.where, validation.uri, validation.inputs, validation.format),
-                               classes)
+        valid_shards = _shards(validation, truth.read(validation.where, validation.uri, validation.inputs, validation.format,
+                                                      _on_cluster), classes)
     num_images = sum(map(len, train_shards["keys"].to_pylist()))
     if num_images < recipe.batch_size:
         raise UserError(f"--batch-size {recipe.batch_size}: --input has {num_images:,} images with a truth.")
@@ -82,7 +85,6 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
                     "weights": chosen.digest if chosen else None})
 
     stream.write(f"{num_images:,} images of {len(classes):,} classes in {len(train_shards):,} shards\n")
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     cpus, gpus = (ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU"))
     num_workers = num_workers or max(1, int(gpus))
     if recipe.batch_size % num_workers:
@@ -111,6 +113,32 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
         lines.put(None)
         shown.join(10)
     return figures
+
+
+def _on_cluster(work: Callable[[Any], pa.Table], items: Iterable[Any]) -> Iterator[pa.Table]:
+    """The results of a function over items, in order; each call is a task of the cluster, so no bytes of a shard come here."""
+    task = ray.remote(num_cpus=1)(work_on).options(max_retries=3)
+    at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    coming: deque[Any] = deque()
+    shipped = ray.put(work)
+    for item in items:
+        coming.append(task.remote(shipped, item))
+        if len(coming) == at_once:
+            yield _result(coming.popleft())
+    while coming:
+        yield _result(coming.popleft())
+
+
+def work_on(work: Callable[[Any], pa.Table], item: Any) -> pa.Table:
+    """A task of `_on_cluster`."""
+    return work(item)
+
+
+def _result(reference: Any) -> pa.Table:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UserError) else error
 
 
 def _shards(examples: Examples, known: pa.Table, classes: pa.Table) -> pa.Table:

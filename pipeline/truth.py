@@ -7,9 +7,10 @@ Not here: comparing it with the labels (`evaluate.py`), and learning from it (`f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from math import sqrt
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline import storage
 from pipeline.classes import MAX_CLASSES, SCHEMA, load_classes
 from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.inputs import NONE_FOUND, Inputs, find
-from pipeline.retry import Replaced
+from pipeline.retry import Replaced, told
 from pipeline.shards import ShardUnreadable
 
 TRUTH = pa.schema([
@@ -36,17 +37,19 @@ WHERE = re.compile(r"folder|member:[^:/]+|column:.+|.+\.csv", re.IGNORECASE | re
 HELP = ("FILE.csv (columns shard, key, and label_id, wnid or label), folder (the name of the folder an image is in), "
         "member:SUFFIX (of a tar, beside the image: member:cls) or column:NAME (of a Parquet file)")
 SHARDS_AT_ONCE = 4
+Spread = Callable[[Callable[[Any], pa.Table], Iterable[Any]], Iterable[pa.Table]]
 BACKGROUND = 1001  # classes: `weights.load` takes such a file for Google's, and drops the first
 LOOKED_AT = 20  # samples of the first shard, to find where the truth is
 
 
-def read(where: str, input_uri: str | None, inputs: Inputs, format: str = "auto") -> pa.Table:
+def read(where: str, input_uri: str | None, inputs: Inputs, format: str = "auto", spread: Spread | None = None) -> pa.Table:
     """The truth as a table of `TRUTH`, of the images that have one.
 
     Args:
         where: one of `HELP`.
         input_uri: the shards; a CSV does without.
         inputs: how they are read; its `truth` does not count.
+        spread: calls a function for each shard, and gives the results in order (default: some threads of this process).
 
     Raises:
         UserError: there is none, it cannot be read, or it says two things of one image.
@@ -58,7 +61,7 @@ def read(where: str, input_uri: str | None, inputs: Inputs, format: str = "auto"
     elif input_uri is None:
         raise UserError(f"--truth {where}: it is in the shards, so name them with --input.")
     else:
-        truth = pa.concat_tables([TRUTH.empty_table(), *_read_shards(input_uri, replace(inputs, truth=where), format)])
+        truth = pa.concat_tables([TRUTH.empty_table(), *_read_shards(input_uri, replace(inputs, truth=where), format, spread)])
     if not len(truth):
         raise UserError(f"--truth {where}: no image has any.")
     said = truth.group_by(["shard", "key"]).aggregate([("value", "count_distinct")])
@@ -156,7 +159,7 @@ def shards(input_uri: str, format: str) -> Iterator[tuple[str, str, dict[str, An
     check_uri("input", input_uri)
     input_uri = canonical_uri(input_uri)
     try:
-        found = find(input_uri, format)
+        found = find(input_uri, format).shards
     except UserError:
         raise
     except Exception as error:  # each store has its own exceptions
@@ -186,15 +189,20 @@ def _read_csv(uri: str) -> pa.Table:
     return table.select(["shard", "key", value]).rename_columns(TRUTH.names).filter(pc.not_equal(table[value], ""))
 
 
-def _read_shards(input_uri: str, inputs: Inputs, format: str) -> Iterator[pa.Table]:
-    def read_one(listed: tuple[str, str, dict[str, Any] | None]) -> pa.Table:
-        shard, uri, group = listed
-        try:
-            with inputs.open(uri, group) as (samples, _):
-                said = [(sample.key, sample.truth) for sample in samples if sample.truth]
-        except (ShardUnreadable, Replaced, OSError) as error:
-            raise UserError(f"--input {input_uri}: {shard}: {error}.") from error
-        return pa.table([[shard] * len(said), [key for key, _ in said], [value for _, value in said]], schema=TRUTH)
-
+def _read_shards(input_uri: str, inputs: Inputs, format: str, spread: Spread | None) -> Iterator[pa.Table]:
+    work = partial(_read_shard, input_uri, inputs)
+    if spread is not None:
+        yield from spread(work, shards(input_uri, format))
+        return
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-        yield from pool.map(read_one, shards(input_uri, format))
+        yield from pool.map(work, shards(input_uri, format))
+
+
+def _read_shard(input_uri: str, inputs: Inputs, listed: tuple[str, str, dict[str, Any] | None]) -> pa.Table:
+    """The truths of one shard, as `TRUTH`."""
+    shard, uri, group = listed
+    try:
+        said = [(key, truth) for key, truth in inputs.read_truths(uri, group) if truth]
+    except (ShardUnreadable, Replaced, OSError) as error:
+        raise UserError(f"--input {input_uri}: {shard}: {told(error)}.") from error
+    return pa.table([[shard] * len(said), [key for key, _ in said], [value for _, value in said]], schema=TRUTH)

@@ -16,11 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import ledger, storage
-from pipeline.config import canonical_uri, check_uri
+from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.inputs import Inputs, find
+from pipeline.left_out import LeftOut
 from pipeline.output import labels_uri, only_model
 from pipeline.parquet import read_table
-from pipeline.retry import Replaced
+from pipeline.retry import Replaced, told
 from pipeline.shards import ShardUnreadable
 
 _COLUMNS = ["shard", "index", "key", "sha256", "error"]
@@ -28,7 +29,7 @@ _COLUMNS = ["shard", "index", "key", "sha256", "error"]
 
 @dataclass
 class Proof:
-    """`problems`: a line each. `digest`: SHA-256 over (shard, index, key, sha256, error) of all rows, in order."""
+    """`problems`: a line each. `left_out`: what of the input has no row, by its name. `digest`: SHA-256 over (shard, index, key, sha256, error) of all rows, in order."""
 
     model_id: str
     num_shards: int = 0
@@ -39,6 +40,7 @@ class Proof:
     num_foreign: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
     digest: str = ""
 
 
@@ -53,7 +55,9 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     proof = Proof(model_id or only_model(output_uri))
     try:
-        found = find(input_uri, format)
+        found, proof.left_out = find(input_uri, format, output=output_uri)
+    except UserError:
+        raise
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("input", input_uri, error) from error
     tables = set(ledger.list_labels(output_uri, proof.model_id)["path"].to_pylist())
@@ -66,6 +70,7 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
                 setattr(proof, name, getattr(proof, name) + getattr(part, name))
             proof.rejected += part.rejected
             proof.problems += part.problems
+            proof.left_out.add(part.left_out.rows())
             digest.update(part.digest.encode())
     proof.num_shards = len(found)
     for path in sorted(tables - {path + ".parquet" for path in found["path"].to_pylist()}):
@@ -79,11 +84,13 @@ def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, A
              inputs: Inputs) -> Proof:
     part, shard = Proof(model_id), listed["path"]
     try:
-        with inputs.open(storage.child(input_uri, shard), listed if "members" in listed else None) as (found, _):
+        left_out = LeftOut()
+        with inputs.open(storage.child(input_uri, shard), listed if "members" in listed else None, left_out) as (found, _):
             samples = {sample.index: (sample.key, hashlib.sha256(sample.encoded).hexdigest() if not sample.error else
                                       None) for sample in found}
+        part.left_out.add(left_out.rows(), shard + ": ")
     except (ShardUnreadable, Replaced, OSError) as error:
-        part.problems.append(f"unreadable: {shard}: {error}")
+        part.problems.append(f"unreadable: {shard}: {told(error)}")
         return part
     part.num_samples = len(samples)
     if shard + ".parquet" not in tables:
@@ -95,7 +102,7 @@ def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, A
         rows = read_table(storage.read_bytes(uri), _COLUMNS).to_pylist()
     except (pa.ArrowInvalid, KeyError) as error:
         part.num_missing = len(samples)
-        part.problems.append(f"unreadable: {shard}.parquet: {error}")
+        part.problems.append(f"unreadable: {shard}.parquet: {told(error)}")
         return part
     part.num_rows = len(rows)
     seen: Counter[int] = Counter()

@@ -51,3 +51,19 @@ def test_a_missing_input_is_named():
 
 def test_what_is_no_credential_is_taken():
     assert parse("--input", "s3://bucket/a@b:c?key", "--weights", "https://host:8080/w.pth?v=1")
+
+
+def test_places_are_canonical_from_birth(tmp_path, monkeypatch):
+    """A worker of a running cluster has another current folder."""
+    monkeypatch.chdir(tmp_path)
+    config = parse("--input", "file://" + str(tmp_path) + "/in/", "--output", "out/../tables")
+    assert (config.input, config.output) == (f"{tmp_path}/in", f"{tmp_path}/tables")
+    assert parse("--input", "S3://Bucket/x/").input == "s3://Bucket/x"
+    assert parse("--input", "odd\udcff").input == f"{tmp_path}/odd\\xff"
+
+
+@pytest.mark.parametrize("folder", ["labels", "shards", "shards/deeper"])
+def test_an_input_in_a_folder_that_the_output_makes_is_refused(folder):
+    with pytest.raises(UserError, match="--input .* is in the folder .* of --output"):
+        parse("--input", f"out/{folder}", "--output", "out")
+    assert parse("--input", "out/images", "--output", "out").input.endswith("out/images")

@@ -11,8 +11,7 @@ import pytest
 from pipeline import storage
 from pipeline.image_files import FILES_EACH, MOST_EACH, group, read_files
 from pipeline.inputs import find
-from pipeline.listing import FILES, list_files
-from pipeline.retry import Replaced
+from pipeline.listing import FILES, list_input
 from tests.conftest import SEED, digest, job
 
 Entry = tuple[str, int, str, float]
@@ -81,19 +80,21 @@ def test_files_are_read_as_they_were_listed(tmp_path, store, request, monkeypatc
     contents = {f"class {n % 3}/ü{n}#%41.jpg": bytes([n]) * (n * 50) for n in range(100)}
     for path, data in contents.items():
         storage.put_whole(storage.join(root, path), data)
-    assert list_files(root, times=True)["changed"].to_pylist()[0] > 1.7e9
-    row, = find(root).to_pylist()
+    assert list_input(root)["changed"].to_pylist()[0] > 1.7e9
+    row, = find(root).shards.to_pylist()
     samples = list(read_files(root, row["members"], 4000))
     assert [sample.index for sample in samples] == list(range(100))
     assert {sample.key: sample.encoded for sample in samples if not sample.error} == {
         path: data for path, data in contents.items() if len(data) <= 4000}
     assert sum(sample.error == "too_large" for sample in samples) == 19
+
+    def errors() -> dict[str, str]:
+        return {sample.key: sample.error for sample in read_files(root, row["members"], 4000) if sample.error not in (None, "too_large")}
+
     storage.put_whole(storage.join(root, "class 0/ü3#%41.jpg"), b"other")
-    with pytest.raises(Replaced):
-        list(read_files(root, row["members"], 4000))
+    assert errors() == {"class 0/ü3#%41.jpg": "replaced"}
     storage.remove(storage.join(root, "class 0/ü3#%41.jpg"))
-    with pytest.raises(FileNotFoundError):
-        list(read_files(root, row["members"], 4000))
+    assert errors() == {"class 0/ü3#%41.jpg": "not_a_file"}
     storage.remove(root)
 
 

@@ -18,7 +18,8 @@ from pipeline.classes import load_classes
 from pipeline.config import UserError
 from pipeline.folded import FoldedConv, fold_batch_norms
 from pipeline.inception_v4 import InceptionV4
-from pipeline.labeller import Labeller, check_classes, resolve_device, resolve_precision
+from pipeline.labeller import Labeller, check_classes, resolve_device
+from pipeline.precision import resolve_precision
 from pipeline.table import Answers, split_answers
 
 NUM_CLASSES = 20

@@ -2,12 +2,13 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipeline import lease, storage
 from pipeline.config import UserError
-from pipeline.lease import Busy, held
+from pipeline.lease import Busy, Lease, held
 
 
 def mark(folder, **changes) -> None:
@@ -49,6 +50,31 @@ def test_it_is_renewed_and_its_loss_noticed(tmp_path, monkeypatch):
         with pytest.raises(Busy, match="run r2 has taken it"):
             mine.check()
     assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r2"
+
+
+def test_of_several_who_find_it_over_one_takes_it(tmp_path):
+    """Each has seen the old mark before any of them takes it: the slowest must not remove the lease of the first."""
+    for _ in range(20):
+        mark(tmp_path, until=time.time() - 1)
+        old = json.loads((tmp_path / "lease.json").read_text())
+        leases = [Lease(str(tmp_path), f"r{number}") for number in range(1, 9)]
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(lambda one, old=old: one._take_over(old), leases)) == 1
+        assert json.loads((tmp_path / "lease.json").read_text())["run_id"] != "r0"
+        assert [path.name for path in tmp_path.iterdir()] == ["lease.json"]
+
+
+def test_who_died_while_taking_over_stops_nobody(tmp_path, monkeypatch):
+    mark(tmp_path, until=time.time() - 1)
+    dead = Lease(str(tmp_path), "dead")
+    monkeypatch.setattr(storage, "put_whole", lambda *_: 1 / 0)
+    monkeypatch.setattr(storage, "remove", lambda *_: None)
+    with pytest.raises(ZeroDivisionError):
+        dead._take_over(json.loads((tmp_path / "lease.json").read_text()))
+    monkeypatch.undo()
+    monkeypatch.setattr(lease, "LEASE_S", 0.3)
+    with held(str(tmp_path), "r1"):
+        assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r1"
 
 
 def test_an_output_that_cannot_be_written_is_a_sentence(tmp_path):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline import storage
-from pipeline.listing import each, list_files
+from pipeline.listing import LOOP, MISSING, REFUSED, each, list_files, list_input
 
 NAMES = ["a.tar", "dt=2026-11-23/b c.tar", "x/ü+%41&<'\".tar", "x/y/z.tar"]
 
@@ -25,21 +25,65 @@ def test_one_file_is_its_own_listing(tmp_path):
     assert [(file.path, file.size) for file in each(list_files(str(tmp_path / "a.tar")))] == [("a.tar", 4)]
 
 
-def test_links_are_followed_and_a_dead_one_is_said(tmp_path):
+def test_links_are_followed_and_what_cannot_be_read_is_marked(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.tar").write_bytes(b"1")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "folder").symlink_to(tmp_path / "real")
     assert list_files(str(tmp_path / "in"))["path"].to_pylist() == ["folder/a.tar"]
     (tmp_path / "in" / "b.tar").symlink_to(tmp_path / "absent.tar")
-    with pytest.raises(OSError, match=r"b\.tar points to nothing"):
-        list_files(str(tmp_path / "in"))
+    (tmp_path / "real" / "up").symlink_to("..")
+    (tmp_path / "in" / "circle.jpg").symlink_to("circle.jpg")
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    assert list_files(str(tmp_path / "in"))["path"].to_pylist() == ["folder/a.tar"]
+    listed = {row["path"]: row["etag"] for row in list_input(str(tmp_path / "in")).to_pylist() if len(row["etag"]) < 10}
+    assert listed == {"b.tar": MISSING, "circle.jpg": MISSING, "pipe.jpg": MISSING, "folder/up/in/": LOOP, "folder/up/real/": LOOP}
 
 
-def test_a_name_that_is_not_utf8_is_listed(tmp_path):
-    with open(os.fsencode(tmp_path) + b"/\xff.tar", "wb"):
-        pass
-    assert list_files(str(tmp_path))["path"].to_pylist() == ["\\udcff.tar"]
+def test_a_folder_that_may_not_be_read_stops_an_output_but_no_input(tmp_path, monkeypatch):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.tar").write_bytes(b"1")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert {row["path"]: row["etag"] == REFUSED for row in list_input(str(tmp_path)).to_pylist()} == {"open/a.tar": False, "closed/": True}
+    with pytest.raises(PermissionError):
+        list_files(str(tmp_path))
+    with pytest.raises(PermissionError):
+        list_input(str(tmp_path / "closed"))
+
+
+def test_what_is_below_the_output_is_passed_over_by_whatever_path(tmp_path):
+    for name in ("in/a.jpg", "in/out/b.jpg", "in/outer/c.jpg"):
+        storage.put_whole(str(tmp_path / name), b"1")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "out")
+    assert sorted(list_input(str(tmp_path / "in"), without=str(tmp_path / "in/out"))["path"].to_pylist()) == ["a.jpg", "outer/c.jpg"]
+    assert len(list_input(str(tmp_path / "in"), without=str(tmp_path / "absent"))) == 4
+
+
+def test_1970_is_a_time(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"1")
+    os.utime(tmp_path / "a.tar", (0, 0))
+    assert list_files(str(tmp_path)).to_pylist() == [{"path": "a.tar", "size": 1, "etag": "0.0-1"}]
+    assert storage.stat(str(tmp_path / "a.tar")).etag == "0.0-1"
+
+
+def test_a_name_that_is_not_utf8_is_listed_and_opened(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff.tar", "wb") as file:
+        file.write(b"odd")
+    assert list_files(str(tmp_path))["path"].to_pylist() == ["\\xff.tar"]
+    assert storage.read_bytes(storage.join(str(tmp_path), "\\xff.tar")) == b"odd"
+    storage.put_whole(storage.join(str(tmp_path), "new\\xff.tar"), b"new")
+    assert storage.read_bytes(storage.join(str(tmp_path), "new\\xff.tar")) == b"new"
+    (tmp_path / "\\xff.tar").write_bytes(b"another")  # its very name
+    assert sorted((row["path"], row["etag"] == MISSING) for row in list_input(str(tmp_path)).to_pylist()) == [
+        ("\\xff.tar", False), ("\\xff.tar", True), ("new\\xff.tar", False)]
 
 
 def test_nothing_there(tmp_path):

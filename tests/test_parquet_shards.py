@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import Config, UserError
 from pipeline.inputs import Inputs, check, find
-from pipeline.parquet_shards import read_rows
+from pipeline.parquet_shards import read_keys, read_rows
 from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable
 from tests.conftest import SEED, digest, job
@@ -47,7 +47,7 @@ def test_hugging_faces_struct():
 
 @pytest.mark.parametrize(("data", "options", "says"), [
     (b"not parquet", {}, "not a Parquet file"), (parquet(image=STRUCT)[:-20], {}, "not a Parquet file"),
-    (parquet(x=pa.array([1])), {}, "no columns hold bytes, or structs of bytes and path .x.; name one with --image-column"),
+    (parquet(x=pa.array([1])), {}, "no columns hold bytes, or structs of bytes and path .x int64.; if the images are loose files"),
     (parquet(a=STRUCT, b=STRUCT), {}, "2 columns hold bytes"), (parquet(image=STRUCT), {"image": "y"}, "no column 'y'"),
     (parquet(image=STRUCT, x=pa.array([1] * 4)), {"image": "x"}, "column 'x' holds int64, not bytes of images"),
     (parquet(image=STRUCT), {"most": 3}, "more than 3 images")])
@@ -69,7 +69,7 @@ def test_the_format_is_found_or_said(tmp_path):
         (tmp_path / name).write_bytes(parquet(x=pa.array([1])) if name.endswith("parquet") else b"")
     for format, names in (("auto", ["a.tar"]), ("tar", ["a.tar"]), ("parquet", ["b.parquet", "dt=1/c.parquet"]),
                           ("images", ["images-first"])):
-        assert find(str(tmp_path), format)["path"].to_pylist() == names
+        assert find(str(tmp_path), format).shards["path"].to_pylist() == names
     config = Config(input=str(tmp_path), output="o", format="parquet")
     with pytest.raises(UserError, match=r"b\.parquet: no columns hold bytes"):
         check(config, find(str(tmp_path), "parquet"))
@@ -106,3 +106,29 @@ def test_the_job_labels_a_parquet_file_as_it_does_a_tar(undisturbed, photographs
     same = ("sha256", "width", "height", "label_id", "error")
     assert [[row[name] for name in same] for row in ours] == [[row[name] for name in same] for row in theirs]
     assert [row["key"] for row in ours] == [name for name, _ in photographs]
+
+
+@pytest.mark.parametrize("kind", [pa.large_binary(), pa.binary_view(), pa.binary(3), pa.dictionary(pa.int32(), pa.binary())])
+def test_every_type_of_bytes_holds_images(kind):
+    values = pa.array([b"one", b"two", b"one"], pa.binary())
+    column = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
+    assert [row[2] for row in read(parquet(image=column, label=pa.array([1, 2, 3])))] == [b"one", b"two", b"one"]
+
+
+def test_keys_that_are_bytes_are_text():
+    found = read(parquet(image=pa.array([b"1", b"2", b"3"]), key=pa.array([b"k0", "ü".encode(), b"\xff"])), None, "key")
+    assert [row[1] for row in found] == ["k0", "ü", "\\xff"]
+
+
+def test_what_is_refused_names_its_type():
+    with pytest.raises(ShardUnreadable, match="holds list<.*uint8>, not bytes of images"):
+        read(parquet(image=pa.array([[1, 2]], pa.list_(pa.uint8()))), "image")
+
+
+@pytest.mark.parametrize("column", [
+    pa.array([{"bytes": b"x", "path": "cats/1.jpg"}, {"bytes": b"y", "path": None}]), pa.array([b"x", b"y"])])
+def test_keys_and_truths_are_read_without_the_images(column):
+    data = parquet(image=column, label=pa.array(["cat", None]))
+    expected = [(row[1], truth) for row, truth in zip(read(data), ["cat", None], strict=True)]
+    assert list(read_keys(io.BytesIO(data), None, None, "label")) == expected
+    assert [key for key, _ in read_keys(io.BytesIO(data), None, None)] == [key for key, _ in expected]

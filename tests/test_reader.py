@@ -113,7 +113,7 @@ def test_a_broken_shard_does_not_take_its_neighbours_along(tmp_path):
     block, = Reader(16, 64, 2, 10**6, LIMITS)(table_of(tmp_path, ["a.tar", "b.tar", "absent.tar", "c.tar"]))
     a, b, absent, c = segments_of(block)
     assert [segment["end"] for segment in (a, b, absent, c)] == [True, False, False, True]
-    assert b["failure"].startswith("ShardUnreadable: ") and absent["failure"].startswith("FileNotFoundError")
+    assert "cut" in b["failure"] and absent["failure"].startswith("No such file or directory: ")
     assert a["failure"] is None is c["failure"]
     assert samples_of(block)["error"].to_pylist()[:5] == [None] * 5
     assert pixels_of(block)[-5:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
@@ -163,12 +163,12 @@ def test_a_cut_shard_never_ends(tmp_path):
     data = make_tar(*((f"{n}.png", png(n)) for n in range(20)))
     segments = [segment for block in read(tmp_path, data[:19 * 1024 + 600]) for segment in segments_of(block)]
     assert len(segments) > 1 and not any(segment["end"] for segment in segments)
-    assert segments[-1]["failure"].startswith("ShardUnreadable: ")
+    assert segments[-1]["failure"].startswith("cut inside '19.png'")
 
 
 def test_a_vanished_shard_is_a_failure():
     block, = Reader(4, 4, 1, 10, LIMITS)(pa.table({"number": [0], "shard": ["x.tar"], "uri": ["/absent/x.tar"]}))
-    assert segments_of(block)[0]["failure"].startswith("FileNotFoundError")
+    assert segments_of(block)[0]["failure"].startswith("No such file or directory: ")
 
 
 def test_a_shard_of_too_many_images_is_a_failure(tmp_path):
@@ -185,5 +185,5 @@ def test_what_may_pass_is_worth_another_attempt(tmp_path, monkeypatch, error, re
     monkeypatch.setattr("pipeline.reader.decode", fail)
     for block in read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(9)))):
         for segment in segments_of(block):
-            assert segment["failure"].startswith(f"{type(error).__name__}: {error}") and segment["retryable"] == retryable
+            assert segment["failure"].startswith(str(error) if isinstance(error, OSError | MemoryError) else f"ValueError: {error}") and segment["retryable"] == retryable
             assert ("test_reader.py" in segment["failure"]) == isinstance(error, ValueError)

@@ -107,7 +107,7 @@ def labelled_blocks(sizes: list[list[tuple[int, int, int]]], total: int) -> pa.T
     made = []
     for block in sizes:
         segments = [{"number": number, "shard": f"{number}.tar", "uri": f"in/{number}.tar", "size": 1, "etag": "e", "first": first,
-                     "num_images": stop - first, "end": stop == total, "failure": None, "retryable": False, "num_bytes": stop - first,
+                     "num_images": stop - first, "end": stop == total, "failure": None, "retryable": False, "left_out": [], "num_bytes": stop - first,
                      "decode_s": 0.5} for number, first, stop in block]
         indices = [index for _, first, stop in block for index in range(first, stop)]
         answer_NK = np.zeros((len(indices), 10 + EMBEDDING), np.float32)

@@ -16,7 +16,7 @@ SHARD = SOURCE.shard
 def segment(first: int, count: int, **changes: object) -> dict:
     return {"number": 0, "shard": SHARD, "uri": SOURCE.uri, "size": SOURCE.size, "etag": SOURCE.etag, "first": first, "end": False,
             "failure": None, "retryable": False, "num_bytes": 10, "decode_s": 0.1, "label_s": 0.2, "file_size": None,
-            "file_etag": None, "examples": []} | Counts(count).columns() | changes
+            "file_etag": None, "examples": [], "left_out": []} | Counts(count).columns() | changes
 
 
 def report(*segments: dict) -> dict:

@@ -110,7 +110,7 @@ def _ours(folder: str) -> int:
     config = Config(input=folder, output=folder + "-tables", decode_threads=cores)
     pools = choose_pools(config, [Node("here", "", cores, 1)], "cuda")  # as for a network that never makes them wait
     pools = dataclasses.replace(pools, decode_cpus=0.5)  # Ray's own account; the threads are what takes the cores
-    found = inputs.find(folder)
+    found = inputs.find(folder).shards
     found = found.append_column("number", pa.array(range(len(found)), pa.int32()))
     decoded = graph.chain(pools, graph.shard_tables(config, pools, found), {"decode": graph.decode_stage(config, pools)}, {})
     counted = decoded.map_batches(

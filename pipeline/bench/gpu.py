@@ -24,8 +24,9 @@ from pipeline import weights
 from pipeline.bench.gpu_rivals import COMPILED, EAGER, FAST, FED_2, PLAIN, attempt, builders, passes, ready, replay
 from pipeline.bench.measure import Part, Setting, ratio, show, slope
 from pipeline.inception_v4 import INPUT_SIZE
-from pipeline.labeller import DTYPES, Labeller, resolve_precision
+from pipeline.labeller import DTYPES, Labeller
 from pipeline.on_cuda import FastCuda
+from pipeline.precision import resolve_precision
 
 FLOPS = 24.5e9  # of the network for an image of 299 px: 12.25 GMACs by torch's counter
 BATCH: int | None = None  # as the device takes it

@@ -18,7 +18,8 @@ from pipeline import weights
 from pipeline.bench.measure import Part, Setting, race, ratio, show
 from pipeline.decode import decode
 from pipeline.inception_v4 import INPUT_SIZE, MEAN, STD
-from pipeline.labeller import Labeller, resolve_precision
+from pipeline.labeller import Labeller
+from pipeline.precision import resolve_precision
 
 BATCH = 32
 OURS, EAGER, OPENVINO = "ours", "timm eager fp32", "OpenVINO"

@@ -37,7 +37,7 @@ def photographs(folder: str | None) -> list[bytes]:
     if folder is None:
         return _crops(2 * PER_SHARD)
     found = []
-    for path in find(folder)["path"].to_pylist():
+    for path in find(folder).shards["path"].to_pylist():
         with open_stream(storage.child(folder, path)) as (file, _):
             found += [sample.encoded for sample in read_samples(file, 2**26) if sample.encoded[:3] == b"\xff\xd8\xff"]
     if len(found) < PER_SHARD:
