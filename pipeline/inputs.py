@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.config import FORMATS, Config, UserError, canonical_uri
 from pipeline.image_files import group, read_files
 from pipeline.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
 from pipeline.listing import FILES, LOOP, MISSING, REFUSED, list_input
 from pipeline.manifest import read_manifest
-from pipeline.parquet_shards import find_columns, read_keys, read_rows
+from pipeline.parquet_shards import check_columns, read_keys, read_rows
 from pipeline.retry import is_transient, told
 from pipeline.shards import SHARD_NAME, Sample, ShardUnreadable, read_samples
 from pipeline.storage import File, child, join, open_read
@@ -227,9 +226,8 @@ def check(config: Config, found: Found) -> None:
     for path in shards["path"][:LOOKED_AT].to_pylist():
         try:
             with open_read(child(config.input, path)) as (file, _):
-                find_columns(pq.read_schema(file), config.image_column, config.key_column)
-                return
-        except (ShardUnreadable, pa.ArrowInvalid, OSError) as error:
+                return check_columns(file, config.image_column, config.key_column)
+        except (ShardUnreadable, OSError) as error:
             if is_transient(error):
                 raise
             first = first or f"{path}: {told(error)}"

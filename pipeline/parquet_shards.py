@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as is_type
 
+from pipeline.compression import HEAD_BYTES
 from pipeline.config import printable
+from pipeline.contents import name_contents
 from pipeline.retry import is_transient, told
 from pipeline.shards import Sample, ShardUnreadable
 
@@ -50,6 +52,12 @@ def find_columns(schema: pa.Schema, image_column: str | None, key_column: str | 
     return image_column, key_column
 
 
+def check_columns(file: Any, image_column: str | None, key_column: str | None) -> None:
+    """Raise ShardUnreadable unless an open file is Parquet and has the columns."""
+    with _unreadable(file):
+        find_columns(pq.read_schema(file), image_column, key_column)
+
+
 def _holds_images(kind: pa.DataType) -> bool:
     if is_type.is_struct(kind):
         return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
@@ -74,7 +82,7 @@ def read_rows(file: Any, image_column: str | None, key_column: str | None, max_b
     Raises:
         ShardUnreadable: not Parquet, damaged, without such columns, or of more than `max_samples` rows.
     """
-    with _unreadable():
+    with _unreadable(file):
         parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         image, key = find_columns(parquet.schema_arrow, image_column, key_column)
         if max_samples is not None and parquet.metadata.num_rows > max_samples:
@@ -98,7 +106,7 @@ def read_keys(file: Any, image_column: str | None, key_column: str | None,
 
     Raises: as `read_rows`.
     """
-    with _unreadable():
+    with _unreadable(file):
         parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         image, key = find_columns(parquet.schema_arrow, image_column, key_column)
         kind = parquet.schema_arrow.field(image).type
@@ -126,16 +134,25 @@ def _batches(parquet: pq.ParquetFile, columns: list[str], key: str | None, truth
 
 
 @contextmanager
-def _unreadable() -> Iterator[None]:
+def _unreadable(file: Any) -> Iterator[None]:
     """What Arrow raises of a file, as `ShardUnreadable`."""
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ShardUnreadable(f"not a Parquet file that can be read: {told(error)}") from error
+        raise ShardUnreadable(_why_unreadable(file, error)) from error
     except OSError as error:
         if error.errno is not None or is_transient(error):
             raise  # the store's failure, not the file's
         raise ShardUnreadable(f"damaged Parquet: {told(error)}") from error
+
+
+def _why_unreadable(file: Any, error: Exception) -> str:
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    contents = None if head.startswith(b"PAR1") else name_contents(head) if head else "empty (0 bytes)"
+    if contents is None:
+        return f"not a Parquet file that can be read: {told(error)}"
+    return f"it is {contents}" + ("" if contents.startswith("empty") or "itself" in contents else ", not a Parquet file")
 
 
 def _text(value: Any) -> str:

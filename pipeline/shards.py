@@ -4,28 +4,23 @@ In: an open file of a tar shard (plain, gzip, bzip2, xz or zstd, told by its fir
 Out: `Sample`s: one for each key that has an image, by WebDataset's rule (a key is the member's path up to the
 first dot of its base name; neighbours with the same key are one sample; its first image counts, or the one that is asked for).
 On request with the text of the member that holds the truth. Counted: what gives no sample and belongs to none.
-Not here: decoding, and any file on disk: members are streamed, nothing is extracted.
+Not here: compression, the format of headers, and decoding. Members are streamed, nothing is extracted to disk.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Self, cast
+from typing import IO, Any, cast
 
-import pyarrow as pa
-
+from pipeline.compression import Undecodable, packing_of, unpacked
 from pipeline.config import printable
+from pipeline.contents import name_contents
 from pipeline.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
+from pipeline.tar_headers import BLOCK_BYTES, explain_end, is_header, open_tar
 
-HEADER_BYTES = 2**24  # a long name or a PAX header of more is not read: gzip makes gigabytes of it from nothing
 TRUTH_BYTES = 2**12
 SHARD_NAME = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst)$", re.IGNORECASE)
 # Leftovers of other tools, and what is hidden: a dot before a name or a folder.
@@ -65,76 +60,55 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
 
     Raises:
         ShardUnreadable: not a tar, cut, or damaged: also where Python's tarfile would end in silence; or too many samples.
+        OSError: of the file, as it comes.
     """
     try:
-        stream = _Forward(_decompressed(file), max(max_bytes, HEADER_BYTES))
-        with tarfile.TarFile(fileobj=cast(Any, stream), tarinfo=_Header) as tar:
-            for sample in _samples(tar, max_bytes, truth_suffix, image_suffix and image_suffix.lower().lstrip("."),
-                                    LeftOut() if left_out is None else left_out):
-                if sample.index == max_samples:
-                    raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise "
-                                          "--max-shard-images")
-                yield sample
-            _check_nothing_follows(tar)
-    except (tarfile.TarError, EOFError, lzma.LZMAError, pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and error.errno is not None:
-            raise  # the store's failure, not the tar's
-        raise ShardUnreadable(f"{error or type(error).__name__}") from error
-    except zlib.error as error:
-        raise ShardUnreadable(f"damaged compression: {error}") from error
+        stream, head = _tar_of(file)
+        with open_tar(stream, head) as tar:
+            try:
+                for sample in _samples(tar, max_bytes, truth_suffix, image_suffix and image_suffix.lower().lstrip("."),
+                                       LeftOut() if left_out is None else left_out):
+                    if sample.index == max_samples:
+                        raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise "
+                                              "--max-shard-images")
+                    yield sample
+                _check_nothing_follows(tar)
+            except tarfile.TarError as error:
+                raise ShardUnreadable(explain_end(tar, error)) from error
+    except (Undecodable, tarfile.TarError) as error:
+        raise ShardUnreadable(str(error)) from error
 
 
-class _Header(tarfile.TarInfo):
-    """A header that does not end the archive in silence: only the end mark (a block of zeros) is an end."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"no valid tar header at byte {tar.offset} ({error})") from error
+def _tar_of(file: IO[bytes]) -> tuple[IO[bytes], bytes]:
+    """The tar itself, whatever it is packed with: its stream, of which the first block is read already; and that block."""
+    head, stream, packing = _block(file), file, None
+    if not is_header(head) and (packing := packing_of(head)) is not None:
+        stream = unpacked(file, head, packing)
+        head = _block(stream)
+    if not is_header(head):
+        raise ShardUnreadable(_why_no_tar(head, packing))
+    return stream, head
 
 
-class _Forward:
-    """A stream that only goes on, as tarfile wants to see it; its own (`r|`) takes twice the time."""
-
-    def __init__(self, stream: IO[bytes], max_bytes: int) -> None:
-        self.stream = stream
-        self.max_bytes = max_bytes
-        self.position = 0
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, position: int) -> None:
-        while self.position < position and self.read(min(position - self.position, 2**20)):
-            pass
-
-    def read(self, size: int) -> bytes:
-        if size > self.max_bytes:
-            raise tarfile.ReadError(f"a header of {size:,} bytes")
-        data = self.stream.read(size)
-        while 0 < len(data) < size and (more := self.stream.read(size - len(data))):
-            data += more
-        self.position += len(data)
-        return data
+def _block(stream: IO[bytes]) -> bytes:
+    """The first block, shorter only if the stream is."""
+    block = b""
+    while len(block) < BLOCK_BYTES and (more := stream.read(BLOCK_BYTES - len(block))):
+        block += more
+    return block
 
 
-def _decompressed(file: IO[bytes]) -> IO[bytes]:
-    """The tar stream itself, whatever it is packed with."""
-    buffered = io.BufferedReader(cast(Any, file), 2**20) if not hasattr(file, "peek") else cast(Any, file)
-    magic = buffered.peek(6)[:6]
-    if magic.startswith(b"\x1f\x8b"):
-        return cast(IO[bytes], gzip.open(buffered))
-    if magic.startswith(b"BZh"):
-        return cast(IO[bytes], bz2.open(buffered))
-    if magic.startswith(b"\xfd7zXZ\x00"):
-        return cast(IO[bytes], lzma.open(buffered))
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), "zstd"))
-    return cast(IO[bytes], buffered)
+def _why_no_tar(head: bytes, packing: str | None) -> str:
+    subject = "it is" if packing is None else f"its {packing} data is"
+    if not head:
+        return f"{subject} empty (0 bytes)"
+    if packing is not None and (inner := packing_of(head)) is not None:
+        return f"it is compressed twice ({inner} inside {packing}); unpack it once"
+    if (contents := name_contents(head)) is not None:
+        return f"{subject} {contents}" + ("" if "not the file itself" in contents else ", not a tar")
+    if len(head) < BLOCK_BYTES:
+        return f"{subject} no tar: {len(head)} bytes are less than a header"
+    return f"{subject} no tar, or damaged: no valid tar header at byte 0"
 
 
 def _samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None, image_suffix: str | None,
@@ -204,5 +178,6 @@ def _check_nothing_follows(tar: tarfile.TarFile) -> None:
     """Data after the end mark would be images nobody sees: a second tar appended, for one."""
     stream = cast(Any, tar.fileobj)
     while block := stream.read(2**20):
-        if block.strip(b"\0"):
-            raise tarfile.ReadError("data follows its end mark (tars joined with cat?)")
+        if rest := block.lstrip(b"\0"):
+            raise ShardUnreadable(f"data follows its end mark, at byte {stream.position - len(rest):,} (tars joined with "
+                                  "cat?)")

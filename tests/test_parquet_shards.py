@@ -132,3 +132,11 @@ def test_keys_and_truths_are_read_without_the_images(column):
     expected = [(row[1], truth) for row, truth in zip(read(data), ["cat", None], strict=True)]
     assert list(read_keys(io.BytesIO(data), None, None, "label")) == expected
     assert [key for key, _ in read_keys(io.BytesIO(data), None, None)] == [key for key, _ in expected]
+
+
+@pytest.mark.parametrize(("data", "says"), [
+    (b"", "it is empty"), (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer, not the file itself"),
+    (b"<html>no</html>", "it is an HTML page, not a Parquet file"), (b"PAR1 and no end", "not a Parquet file that can be read")])
+def test_what_is_no_parquet_says_what_it_is(data, says):
+    with pytest.raises(ShardUnreadable, match=f"^{says}"):
+        read(data)

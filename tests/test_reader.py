@@ -163,7 +163,7 @@ def test_a_cut_shard_never_ends(tmp_path):
     data = make_tar(*((f"{n}.png", png(n)) for n in range(20)))
     segments = [segment for block in read(tmp_path, data[:19 * 1024 + 600]) for segment in segments_of(block)]
     assert len(segments) > 1 and not any(segment["end"] for segment in segments)
-    assert segments[-1]["failure"].startswith("cut inside '19.png'")
+    assert segments[-1]["failure"].startswith("it ends inside '19.png'")
 
 
 def test_a_vanished_shard_is_a_failure():

@@ -56,7 +56,7 @@ def test_every_cut_is_noticed(pack):
 def test_a_damaged_header_is_not_an_end():
     data = bytearray(PHOTOS)
     data[512 + 3072 + 10] ^= 0xFF  # the second member's name: its checksum no longer holds
-    with pytest.raises(ShardUnreadable, match="no valid tar header at byte 3584"):
+    with pytest.raises(ShardUnreadable, match="no valid tar header at byte 3,584"):
         read(bytes(data))
 
 
