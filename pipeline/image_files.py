@@ -42,7 +42,7 @@ def group_in_order(ordered: pa.Table) -> pa.Table:
     paths, sizes, etags = (ordered[name].to_pylist() for name in FILES.names)
     starts: list[int] = []
     for at, path in enumerate(paths):
-        if not starts or zlib.crc32(path.encode()) % FILES_EACH == 0 or at - starts[-1] == MOST_EACH:
+        if not starts or path and zlib.crc32(path.encode()) % FILES_EACH == 0 or at - starts[-1] == MOST_EACH:
             starts.append(at)
     bounds = [*starts, len(paths)]
     names, versions = [], []

@@ -17,7 +17,7 @@ LEFT_OUT = pa.list_(pa.struct([("reason", pa.string()), ("suffix", pa.string()),
 REASONS = {
     "other_name": "no images by their names",
     "same_key": "share a key with an image before them",
-    "other_kind": "of a kind that is not read here",
+    "other_kind": "of another kind than the one that is read, which --format chooses",
     "hidden": "hidden, or leftovers of other tools",
     "not_a_file": "no files but links to nothing, pipes, sockets or devices",
     "unreadable": "in folders that may not be read",
@@ -84,7 +84,7 @@ class LeftOut:
             if rows:
                 suffixes = ", ".join(f"{row['suffix']} {row['num_files']:,}" for row in rows)
                 number = self.total(reason)
-                told.append(f"{number:,} {'is' if number == 1 else 'are'} left out: {words} ({suffixes}), such as {rows[0]['example']}")
+                told.append(f"{number:,} left out, {words} ({suffixes}), such as {rows[0]['example']}")
         return told
 
 

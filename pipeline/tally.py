@@ -91,8 +91,9 @@ class Summary:
         if self.meaningless:
             told.append("these weights are untrained: the labels mean nothing")
         told += filter(None, (self.runner_note, self.precision_note))
-        if self.num_committed > 1 and self.counts.num_images < FEW_ROWS * self.num_committed:  # opening costs more than reading
-            told.append(f"the tables have {self.counts.num_images // self.num_committed} rows on average, which is slow to query: "
+        tables = self.num_committed - self.num_without_images
+        if tables > 1 and self.counts.num_images < FEW_ROWS * tables:  # opening costs more than reading
+            told.append(f"the tables have {self.counts.num_images // tables} rows on average, which is slow to query: "
                         "jobs/pack.py makes larger shards")
         return told
 

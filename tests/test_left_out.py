@@ -65,7 +65,7 @@ def test_images_that_share_a_key_are_counted_or_chosen():
                     ("0001.depth.png", b"e"), ("0001.JPG", b"4"), ("0002.depth.png", b"f"))
     found, left_out = read(data)
     assert found == {"Screenshot 10": b"1", "0000": b"d", "0001": b"e", "0002": b"f"} and counted(left_out) == {("same_key", ".jpg"): 3}
-    assert "3 are left out: share a key with an image before them (.jpg 3), such as 0000.jpg" in left_out.sentences()[0] or \
+    assert "3 left out, share a key with an image before them (.jpg 3), such as 0000.jpg" in left_out.sentences()[0] or \
         "such as Screenshot 10.15.02.jpg" in left_out.sentences()[0]
     found, left_out = read(data, "jpg")
     assert found == {"0000": b"3", "0001": b"4"} and left_out.total() == 5
@@ -109,7 +109,7 @@ def test_files_beside_an_image_belong_to_it(tmp_path):
 
 def test_an_input_of_nothing_says_what_it_holds(tmp_path):
     config = Config(input=folder_of(tmp_path, "a.jfif", "b.jfif", "c"), output=str(tmp_path / "out"))
-    with pytest.raises(UserError, match=r"holds no tar shards .*; 3 are left out: no images by their names \(\.jfif 2, none 1\), such as a\.jfif\.$"):
+    with pytest.raises(UserError, match=r"holds no tar shards .*; 3 left out, no images by their names \(\.jfif 2, none 1\), such as a\.jfif\.$"):
         check(config, find(config.input))
 
 
