@@ -90,8 +90,8 @@ class Config:
                                      "cannot read it; false leaves the column out", "float32",
                                      choices=("float32", "float16", "false"))
     lease: bool = _option("refuse to run while another run writes to the output (default: on)", True)
-    run_name: str | None = _option("a name from the schedule, such as night-2026-11-24; the run id is the time and this "
-                                   "(default: six random digits)", None, metavar="NAME")
+    run_name: str | None = _option("a name from the schedule, such as night-2026-11-24; the run id is the time, this and six "
+                                   "random digits", None, metavar="NAME")
     keep_reports: int = _option("the newest so many reports are kept, older ones removed", 90, metavar="N")
     dry_run: bool = _option("say what would be labelled and how long it may take, and stop", False)
 

@@ -56,6 +56,8 @@ def agree_on_precision(name: str, device: str, nodes: list[Node]) -> tuple[str, 
         UserError: a precision that a node does not compute in; the sentence names the node.
     """
     from pipeline.nodes import this_node
+    if name in ("fp32", "bf16"):  # any processor computes in these; a GPU that does not refuses when its actor starts
+        return name, ""
     if len(nodes) == 1 and (device == "cuda" or nodes[0].id == this_node()):
         return (name if device == "cuda" else resolve_precision(name, device)), ""
     answers: dict[str, str] = {}  # a node's address by what it computes in

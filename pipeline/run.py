@@ -37,7 +37,7 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
         UserError: what the user can mend, before anything is labelled.
     """
     begun, started_at = time.monotonic(), datetime.now(UTC)
-    run_id = "-".join(filter(None, (f"{started_at:%Y%m%dT%H%M%S}", config.run_name, secrets.token_hex(3))))
+    run_id = new_run_id(started_at, config.run_name)
     chosen = weights.identify(config.weights)
     classes = load_classes(config.classes)
     found = _inputs(config)
@@ -58,6 +58,11 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
             summary.seconds = time.monotonic() - begun
             _record(config, summary, lease, started_at, classes)
     return summary
+
+
+def new_run_id(started_at: datetime, name: str | None) -> str:
+    """The time, the name if there is one, and six random digits: runs of one name may start in the same second."""
+    return "-".join(filter(None, (f"{started_at:%Y%m%dT%H%M%S}", name, secrets.token_hex(3))))
 
 
 def _inputs(config: Config) -> inputs.Found:

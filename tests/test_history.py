@@ -1,5 +1,8 @@
 """Rows of runs that could not write their own."""
 
+import time
+
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -52,3 +55,18 @@ def test_the_run_before_is_the_last_that_labelled_something(tmp_path, images, fo
     row = history.before(output, "20261124T030000-aaaaaa")
     assert row and row["run_id"] == found
     assert history.before(output, "20261101T030000-aaaaaa") is None
+
+
+def test_a_table_whose_footer_is_damaged_says_nothing_of_itself_at_once(tmp_path):
+    """pyarrow calls it an OSError without a number, which was tried again for 24 s and then stopped the run."""
+    folder = tmp_path / "labels/model=m"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"x": [1]}), folder / "a.tar.parquet")
+    data = bytearray((folder / "a.tar.parquet").read_bytes())
+    data[-60:-8] = b"\xff" * 52
+    (folder / "a.tar.parquet").write_bytes(data)
+    with pytest.raises(OSError, match=""):
+        pq.read_metadata(folder / "a.tar.parquet")
+    begun = time.monotonic()
+    files = ledger.list_labels(str(tmp_path), "m")
+    assert len(files) == 1 and len(ledger.read_footers(str(tmp_path), "m", files)) == 0 and time.monotonic() - begun < 5

@@ -5,7 +5,7 @@ import pytest
 from pipeline import precision
 from pipeline.config import UserError
 from pipeline.nodes import Node
-from pipeline.precision import agree_on_precision
+from pipeline.precision import agree_on_precision, resolve_precision
 
 NODES = [Node("a", "10.0.0.1", 4, 0), Node("b", "10.0.0.2", 4, 1), Node("c", "10.0.0.3", 4, 1)]
 
@@ -37,7 +37,7 @@ def test_the_nodes_are_asked_where_they_are():
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         here = ray.nodes()[0]
-        made, note = agree_on_precision("fp32", "cpu", [Node(here["NodeID"], here["NodeManagerAddress"], 1, 0)] * 2)
+        made, note = agree_on_precision("auto", "cpu", [Node(here["NodeID"], here["NodeManagerAddress"], 1, 0)] * 2)
     finally:
         ray.shutdown()
-    assert (made, note) == ("fp32", "")
+    assert (made, note) == (resolve_precision("auto", "cpu"), "")
