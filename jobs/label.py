@@ -9,35 +9,32 @@ Only shards that are new, changed or were never finished are labelled; a killed 
 """
 
 import os
-import signal
 import sys
 
 from pipeline.config import UserError, parse_config
 from pipeline.output import labels_folder, report_uri
 from pipeline.report import duration
 from pipeline.run import label
+from pipeline.stop import Stop, Stopped
 from pipeline.tally import Summary
 
 NAMED = 20  # failed shards that are printed
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # let the run give its lease back
-    try:
-        config = parse_config(sys.argv[1:], os.environ, str(__doc__))
-        summary = label(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the next run does what is left", file=sys.stderr)
-        return 130
-    except SystemExit as ended:
-        if ended.code == signal.SIGTERM:  # while Ray starts, its own handler exits with the bare number
-            return 128 + signal.SIGTERM
-        raise
-    report(summary, config.output, config.dry_run)
-    return 0 if config.dry_run else summary.exit_code(config.max_rejected)
+    stop = Stop()
+    with stop.listening():
+        try:
+            config = parse_config(sys.argv[1:], os.environ, str(__doc__))
+            summary = label(config, stop=stop)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except Stopped as ended:
+            print(f"{ended}; the next run does what is left", file=sys.stderr)
+            return ended.exit_code
+        report(summary, config.output, config.dry_run)
+        return 0 if config.dry_run else summary.exit_code(config.max_rejected)
 
 
 def report(summary: Summary, output: str, dry_run: bool) -> None:

@@ -11,14 +11,11 @@ import logging
 import os
 import platform
 import queue
-import signal
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,10 +25,12 @@ import pyarrow.compute as pc
 
 from pipeline import weights
 from pipeline.config import Config, UserError, flag
+from pipeline.connect import connect
 from pipeline.lease import Lease
 from pipeline.progress import Progress
-from pipeline.retry import told
+from pipeline.retry import told, trying_once
 from pipeline.sink import Sink
+from pipeline.stop import Stop
 from pipeline.tally import Summary, Tally
 from pipeline.weights import Weights
 
@@ -40,25 +39,22 @@ if TYPE_CHECKING:
     from pipeline.nodes import Growth, Node
     from pipeline.pools import Pools
 
-STOP_S = 30.0  # for Ray to end an execution that is broken off
+STOP_S = 3.0  # for Ray to end an execution that is broken off
 REPORTS_AHEAD = 16  # tables that wait for the driver's loop
 USER_ERROR = "pipeline.config.UserError: "  # as a traceback ends with it
-LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"  # of Ray's C++ part
 ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never passes is the next run's
 
 
-class NoCluster(UserError):
-    """Ray is not there; nothing was labelled."""
-
-    exit_code = 1
-
-
 def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Table, summary: Summary, lease: Lease | None,
-            stream: TextIO) -> None:
-    """Label the pending shards; what fails is in `summary.failed`."""
-    state, mine = _connect(chosen)
-    import ray
-
+            stream: TextIO, stop: Stop) -> None:
+    """Label the pending shards; what fails is in `summary.failed`. Raises Stopped when the process was asked to end."""
+    with ThreadPoolExecutor(1) as pool:  # the weights load while Ray starts
+        loading = pool.submit(weights.load, chosen)
+        import ray
+        stop.check()
+        mine = connect(stream)
+        state = loading.result()
+    stop.check()
     from pipeline import graph
     from pipeline.labeller import check_classes
     from pipeline.metrics import Metrics
@@ -67,9 +63,9 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
     check_classes(state, classes)
     alone = mine and "RAY_ADDRESS" not in os.environ
-    nodes = find_nodes(config, alone, stream)
+    nodes = find_nodes(config, alone, stream, stop)
     summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
-    find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream)
+    find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream, stop)
     precision, summary.precision_note = agree_on_precision(config.precision, device, nodes)
     local = [flag(name) for name in ("input", "output") if "://" not in getattr(config, name)]
     if len(nodes) > 1 and local:
@@ -84,15 +80,13 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
                                 config.runner)
         return graph.build(config, pools, left, sink, make_labeller, labels, places)
 
-    try:
-        run_attempts(config, build, find, device, pending, summary, Metrics(summary.run_id, len(pending)), lease, stream)
-    finally:
-        if mine:
-            ray.shutdown()  # or its actors would still write while the run is put in order
+    run_attempts(config, build, find, device, pending, summary, Metrics(summary.run_id, len(pending)), lease, stream, stop,
+                 ray.shutdown if mine else lambda: None)
 
 
 def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any]], Any], find: Callable[[], list[Node]],
-                 device: str, pending: pa.Table, summary: Summary, metrics: Metrics, lease: Lease | None, stream: TextIO) -> None:
+                 device: str, pending: pa.Table, summary: Summary, metrics: Metrics, lease: Lease | None, stream: TextIO,
+                 stop: Stop, leave: Callable[[], object]) -> None:
     """Label what is pending in up to `ATTEMPTS` attempts, each with pools for the nodes that there are.
 
     When the cluster has grown meanwhile an attempt is broken off, and does not count.
@@ -100,6 +94,7 @@ def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any
     Args:
         find: the nodes that there are now; waits for a first one.
         build: the dataset of reports for pools, the shards that are left, and the places of the actors.
+        leave: called when no attempt is under way any more, before the run is put in order.
     """
     from pipeline.nodes import Growth, count_cpus, count_gpus
     from pipeline.pools import choose_pools, placed
@@ -120,9 +115,9 @@ def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any
                 stream.write(f"attempt {attempt} of {ATTEMPTS} for {len(left):,} shards, one at a time\n")
                 pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0, blocks_a_commit=1)
             summary.hardware = f"{len(nodes)} nodes, {count_cpus(nodes):g} CPUs, {count_gpus(nodes)} GPUs ({platform.machine()})"
-            with placed(pools, nodes) as places:
+            with placed(pools, nodes, stop) as places:
                 progress = Progress(stream, len(left), pc.sum(shards["size"]).as_py())
-                grown = _attempt(build(pools, shards, places), tally, metrics, lease, progress, Growth(nodes))
+                grown = _attempt(build(pools, shards, places), tally, metrics, lease, progress, Growth(nodes), stop)
             try:
                 tally.settle(last=tally.last_attempt and not grown)
             except Exception as error:  # noqa: BLE001  # each store has its own exceptions
@@ -136,30 +131,14 @@ def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any
                 attempt += 1
     finally:
         seconds = time.monotonic() - begun
-        tally.close()
+        leave()
+        with trying_once() if summary.unrecorded else nullcontext():
+            tally.close()
         summary.images_per_s = summary.counts.num_images / seconds
 
 
-def _connect(chosen: Weights) -> tuple[dict[str, Any], bool]:
-    """The weights' state dict, and whether Ray was not there before; it starts while the weights load."""
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(weights.load, chosen)
-        import ray
-
-        mine = not ray.is_initialized()
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        try:
-            with _without_greeting():
-                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-        except Exception as error:  # Ray raises no kind of its own
-            where = f"cluster at RAY_ADDRESS {os.environ['RAY_ADDRESS']}" if "RAY_ADDRESS" in os.environ else "on this machine"
-            raise NoCluster(f"Ray {where} does not answer or start ({told(error)[:300]}).") from error
-        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts a process that needs over 3 s to end in order
-        return loading.result(), mine
-
-
-def _attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, progress: Progress, growth: Growth) -> bool:
+def _attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, progress: Progress, growth: Growth,
+             stop: Stop) -> bool:
     """Label what the dataset holds, once. What a dead process had in hand is left out without a word.
 
     Returns:
@@ -172,6 +151,7 @@ def _attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, 
                 metrics.add(report)
                 tally.add(report)
             progress.tell()
+            stop.check()
             if lease:
                 lease.check()
             if growth.seen():
@@ -253,29 +233,3 @@ def _cause(error: Exception) -> str:
     """An error of Ray in a line. Where it carries the traceback of an actor, its last lines come first: they say most."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^~")]
     return told(error) if len(lines) < 6 else f"{type(error).__name__}: {' | '.join(reversed(lines[-3:]))[:600]}"
-
-
-@contextmanager
-def _without_greeting() -> Iterator[None]:
-    """Let Ray's C++ part say nothing but what is fatal, and not even that it was told so.
-
-    Otherwise the first thing that a user sees is an error about constructor arguments, which is none.
-    """
-    level = os.environ.get(LOG_LEVEL)
-    if level is not None:  # somebody wants to see it
-        yield
-        return
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as said:
-        kept = os.dup(2)
-        os.dup2(said.fileno(), 2)
-        os.environ[LOG_LEVEL] = "fatal"
-        try:
-            yield
-        finally:
-            del os.environ[LOG_LEVEL]
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            said.seek(0)
-            os.write(2, b"".join(line for line in said if LOG_LEVEL.encode() not in line))

@@ -25,6 +25,7 @@ from pipeline.config import UserError
 from pipeline.retry import told
 
 LEASE_S, RENEW_S = 60.0, 15.0
+RENEWAL_ENDS_S = 5.0  # that a renewal under way is waited for
 LOOK_S = 0.2  # while another takes over
 
 
@@ -35,13 +36,14 @@ class Busy(UserError):
 
 
 class Lease:
-    """A lease as its holder sees it. `lost`: why it is no longer ours, or None."""
+    """A lease as its holder sees it. `lost`: why it is no longer ours, or None. `kept`: why it could not be given back, or None."""
 
     def __init__(self, output: str, run_id: str) -> None:
         self.output, self.run_id = output, run_id
         self.uri = storage.join(output, "lease.json")
         self.since = time.time()
         self.lost: str | None = None
+        self.kept: str | None = None
         self.ended = threading.Event()
         self.renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -91,11 +93,16 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Leave the output to others."""
+        """Leave the output to others. Where the store is away, the lease is over at its deadline."""
+        released = self.ended.is_set()
         self.ended.set()
-        self.renewer.join()
-        if not self.lost:
+        self.renewer.join(RENEWAL_ENDS_S)
+        if self.lost or released:
+            return
+        try:
             storage.remove(self.uri)
+        except Exception as error:  # noqa: BLE001  # each store has its own exceptions
+            self.kept = told(error)
 
     def _renew(self) -> None:
         while not self.ended.wait(RENEW_S):

@@ -14,6 +14,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from pipeline.config import Config, UserError
+from pipeline.stop import Stop
 
 GROWN = 1.25  # times as many CPUs or GPUs as the pools use: they are made anew
 GROWN_AFTER_S = 60.0  # but not before this, since starting them takes 10 to 15 s
@@ -38,7 +39,7 @@ class Node:
     store_bytes: int = 2**33
 
 
-def find_nodes(config: Config, local: bool, stream: TextIO) -> list[Node]:
+def find_nodes(config: Config, local: bool, stream: TextIO, stop: Stop) -> list[Node]:
     """The live nodes that have CPUs or GPUs.
 
     A cluster without CPUs, or with `--device cuda` without GPUs, is asked for some, and waited for.
@@ -66,7 +67,9 @@ def find_nodes(config: Config, local: bool, stream: TextIO) -> list[Node]:
             if time.monotonic() > deadline:
                 raise NoNodes(f"--device {config.device}: the cluster has {count_cpus(nodes):g} CPUs and {count_gpus(nodes)} GPUs, "
                               f"and none joined in {WAIT_S / 60:.0f} minutes.")
-            time.sleep(LOOK_EVERY_S)
+            for _ in range(int(LOOK_EVERY_S)):
+                stop.check()
+                time.sleep(1)
             nodes = live_nodes()
     finally:
         request_resources(bundles=[])  # what is asked for stays asked for until this

@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.batches import IMAGE_BYTES
 from pipeline.config import Config, UserError
 from pipeline.nodes import Node, count_cpus, count_gpus
+from pipeline.stop import Stop
 
 LABELLER_CPUS = 1.0  # of a labeller with a GPU: copies to it, and Python
 SINK_CPUS = 0.5  # of its sink: at 14,000 images/s it encodes 55 batches a second, at 12 ms each
@@ -155,7 +156,7 @@ def _rounded(cpus: float) -> float:
 
 
 @contextmanager
-def placed(pools: Pools, nodes: list[Node]) -> Iterator[dict[str, Any]]:
+def placed(pools: Pools, nodes: list[Node], stop: Stop) -> Iterator[dict[str, Any]]:
     """The place of all actors, reserved on their nodes: a scheduling strategy for each of `decode`, `label`, `commit`.
 
     When the context is left, the place is free again, and what still runs there has ended.
@@ -177,7 +178,10 @@ def placed(pools: Pools, nodes: list[Node]) -> Iterator[dict[str, Any]]:
             groups[stage] = placement_group([bundle] * len(places), bundle_label_selector=[{"ray.io/node-id": node} for node in places])
         deadline = time.monotonic() + PLACED_WITHIN_S
         for stage, group in groups.items():
-            if not group.wait(max(1.0, deadline - time.monotonic())):
+            while not group.wait(1):
+                stop.check()
+                if time.monotonic() < deadline:
+                    continue
                 name, places, resources = wanted[stage]
                 free = ray.available_resources()
                 raise NotPlaced(f"{len(places)} {name} of {resources['CPU']:g} CPUs and {resources.get('GPU', 0):g} GPUs each wait for a "

@@ -11,7 +11,8 @@ import errno
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 TRIES = 8
@@ -33,10 +34,23 @@ class Replaced(Exception):
     """The file is another version than the one that was being read."""
 
 
+@contextmanager
+def trying_once() -> Iterator[None]:
+    """While the context lasts nothing is tried again: the store is known to be away, and each call would wait for it anew."""
+    _patience.append(1)
+    try:
+        yield
+    finally:
+        _patience.pop()
+
+
+_patience = [TRIES]
+
+
 def retrying(call: Callable[[], Result]) -> Result:
     """What `call` returns. A transient error is tried again, `TRIES` times in all, each wait longer; others pass."""
     wait_s = FIRST_WAIT_S
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(_patience[-1])):
         try:
             return call()
         except Exception as error:

@@ -25,25 +25,32 @@ from pipeline.attempts import execute
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError
 from pipeline.lease import Lease, held
-from pipeline.retry import told
+from pipeline.retry import told, trying_once
+from pipeline.stop import Stop
 from pipeline.tally import Summary
 from pipeline.weights import Weights
 
 
-def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
+def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None) -> Summary:
     """Label every shard that is new, changed or was never finished.
 
     Raises:
         UserError: what the user can mend, before anything is labelled.
+        Stopped: the process was asked to end; the run is in order.
     """
+    stop = stop or Stop()
     begun, started_at = time.monotonic(), datetime.now(UTC)
     run_id = new_run_id(started_at, config.run_name)
     chosen = weights.identify(config.weights)
     classes = load_classes(config.classes)
     found = _inputs(config)
     storage.check_output(config.output)
+    stop.check()
     with held(config.output, run_id) if config.lease and not config.dry_run else nullcontext() as lease:
+        if lease:
+            stop.last_calls.append(lease.release)
         made, found_footers = _plan(config, chosen, found)
+        stop.check()
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
                           pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out)
         if config.dry_run:
@@ -53,10 +60,16 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
         try:
             _begin(config, summary, lease, started_at, found_footers)
             if len(made.pending):
-                execute(config, chosen, classes, made.pending, summary, lease, stream)
+                stop.check()
+                execute(config, chosen, classes, made.pending, summary, lease, stream, stop)
         finally:
             summary.seconds = time.monotonic() - begun
-            _record(config, summary, lease, started_at, classes)
+            with trying_once() if summary.unrecorded else nullcontext():
+                _record(config, summary, lease, started_at, classes)
+                if lease and summary.unrecorded:
+                    lease.release()
+    if lease and lease.kept:
+        summary.unrecorded = summary.unrecorded or f"the lease is not given back ({lease.kept}); it is over within a minute"
     return summary
 
 

@@ -30,6 +30,7 @@ FLUSH_LEDGER_S = 60.0
 FEW_ROWS = 200
 NAMED = 50  # failed shards that the summary and the report name; the ledger has all
 NOTED = 5  # shards without an image that the notes name
+LOOKED_AT = 20_000  # shards at the end of a run that was ended early
 REASONS = 10_000  # of failures that may pass: 200 bytes each
 ROWS_EACH = 10_000  # of a file of the ledger
 DIED = "the process that read or labelled it died, or its node did"
@@ -184,25 +185,30 @@ class Tally:
     def settle(self, *, last: bool) -> None:
         """End of an attempt: what nobody reported is committed if the output says so; else failed, if it was the last."""
         silent = self.left().tolist()
-        names = pc.binary_join_element_wise(self.pending.take(pa.array(silent, pa.int64())), ".parquet", "")
-        finished = self._finished(names) if silent else {}
-        for number in silent:
-            shard = self.pending[number].as_py()
-            entry = finished.get(shard + ".parquet")
-            row = self.open.get((number, entry["source_etag"])) if entry else None
-            if entry and row:
-                table = storage.read_bytes(labels_uri(self.output, self.summary.model_id, shard))
-                row |= entry | {"counts": Counts.of(read_table(table, COUNTED_COLUMNS))}
-                self._end(number, row, "committed", None)
-            elif last:
+        for number, entry in self._finished(silent):
+            row = self.open.get((number, entry["source_etag"]))
+            if row:
+                self._commit(number, row, entry)
+        for number in silent if last else []:
+            if not self.ended[number]:
                 self._end(number, self._row(number), "failed", self.failures.get(number) or self.reason or DIED)
         self.open.clear()
 
     def close(self) -> None:
-        """End of the run, whatever ended it: what was begun and has not ended has failed; write the rest of the ledger.
+        """End of the run, whatever ended it, when its actors are gone: what they committed without a report counts, what was begun and
+        has not ended has failed; write the rest of the ledger.
 
-        A shard that was never begun has no row: nothing is known of it, and the next run finds it pending.
+        A shard that was never begun has no row: nothing is known of it, and the next run finds it pending. Of very many shards only
+        those are looked at that were reported in part; what else was committed the next run enters.
         """
+        left = self.left().tolist()
+        try:
+            for number, entry in self._finished(left if len(left) <= LOOKED_AT else sorted({number for number, _ in self.open})):
+                if entry["run_id"] == self.summary.run_id:
+                    row = self.open.pop((number, entry["source_etag"]), None) or self._row(number)
+                    self._commit(number, row | {name: entry[name] for name in ("source_uri", "source_size", "source_etag")}, entry)
+        except Exception as error:  # noqa: BLE001  # each store has its own exceptions
+            self.summary.unrecorded = told(error)
         for (number, _), row in list(self.open.items()):
             if not self.ended[number]:
                 self._end(number, row | {"counts": Counts()}, "failed", "the run ended before all its rows were written")
@@ -215,12 +221,22 @@ class Tally:
         return {"run_id": self.summary.run_id, "shard": self.pending[number].as_py(), "model_id": self.summary.model_id,
                 "counts": Counts(), "image_bytes": 0, "decode_s": 0.0, "label_s": 0.0}
 
-    def _finished(self, names: pa.Array) -> dict[str, dict[str, Any]]:
-        """What the output's files of these names say of themselves, as rows of `FOOTERS`."""
+    def _commit(self, number: int, row: dict[str, Any], entry: dict[str, Any]) -> None:
+        """A shard that nobody reported as a whole: its table counts. `entry`: a row of `FOOTERS`."""
+        table = storage.read_bytes(labels_uri(self.output, self.summary.model_id, row["shard"]))
+        counts = Counts.of(read_table(table, COUNTED_COLUMNS))
+        self._end(number, row | {name: entry[name] for name in ("file", "file_size", "file_etag")} | {"counts": counts}, "committed", None)
+
+    def _finished(self, numbers: list[int]) -> list[tuple[int, dict[str, Any]]]:
+        """What the output's tables of these shards say of themselves, as rows of `FOOTERS`, each with the shard's number."""
+        if not numbers:
+            return []
+        names = pc.binary_join_element_wise(self.pending.take(pa.array(numbers, pa.int64())), ".parquet", "")
         files = ledger.list_labels(self.output, self.summary.model_id)
         files = files.filter(pc.is_in(files["path"], names))
         found = ledger.read_footers(self.output, self.summary.model_id, files)
-        return {entry["file"]: entry for entry in found.to_pylist()}
+        number_of = dict(zip(names.to_pylist(), numbers, strict=True))
+        return [(number_of[entry["file"]], entry) for entry in found.to_pylist()]
 
     def _end(self, number: int, row: dict[str, Any], status: str, failure: str | None) -> None:
         self.ended[number] = True

@@ -7,6 +7,7 @@ import ray
 
 from pipeline import nodes
 from pipeline.config import Config, UserError
+from pipeline.stop import Stop
 
 HEAD = {"Alive": True, "Resources": {"node:127.0.0.2": 1.0}}
 CPU = {"Alive": True, "Resources": {"CPU": 4.0}}
@@ -34,25 +35,25 @@ def shapes(found: list[nodes.Node]) -> list[tuple[float, int]]:
 
 
 def test_what_is_there_is_taken(asked):
-    assert shapes(nodes.find_nodes(config(), True, io.StringIO())) == [(4.0, 0)] and asked == []
+    assert shapes(nodes.find_nodes(config(), True, io.StringIO(), Stop())) == [(4.0, 0)] and asked == []
 
 
 def test_a_gpu_is_asked_for_and_waited_for(asked):
     stream = io.StringIO()
-    assert shapes(nodes.find_nodes(config("cuda", 3), False, stream)) == [(4.0, 0), (8.0, 2)]
+    assert shapes(nodes.find_nodes(config("cuda", 3), False, stream, Stop())) == [(4.0, 0), (8.0, 2)]
     assert asked == [[{"GPU": 1}] * 3, []] and stream.getvalue() == "waiting for a node with a GPU to join the cluster\n"
 
 
 def test_nobody_waits_for_ever(asked, monkeypatch):
     monkeypatch.setattr(ray, "nodes", lambda: [HEAD])
     with pytest.raises(nodes.NoNodes, match="0 CPUs and 0 GPUs, and none joined in 15 minutes"):
-        nodes.find_nodes(config(), False, io.StringIO())
+        nodes.find_nodes(config(), False, io.StringIO(), Stop())
     assert asked == [[{"CPU": 1}], []]
 
 
 def test_this_machine_alone_gets_no_gpu(asked):
     with pytest.raises(UserError, match="--device cuda"):
-        nodes.find_nodes(config("cuda"), True, io.StringIO())
+        nodes.find_nodes(config("cuda"), True, io.StringIO(), Stop())
 
 
 @pytest.mark.parametrize(("before", "now", "grown"), [

@@ -9,6 +9,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.nodes import Node, live_nodes
 from pipeline.pools import ENOUGH_THREADS, LABELLER_CPUS, RAY_CPUS, SINK_CPUS, NotPlaced, Pools, choose_pools, placed
+from pipeline.stop import Stop
 
 
 def cluster(*shapes: tuple[float, int]) -> list[Node]:
@@ -148,10 +149,10 @@ def test_what_cannot_be_placed_is_said_in_time(monkeypatch):
         ray.get(other.here.remote())
         nodes = live_nodes()
         pools = pools_of(nodes, "cpu")
-        with pytest.raises(NotPlaced, match=r"1 labellers of 1.1 CPUs .* wait for a place: of the cluster's 2 CPUs"), placed(pools, nodes):
+        with pytest.raises(NotPlaced, match=r"1 labellers of 1.1 CPUs .* wait for a place: of the cluster's 2 CPUs"), placed(pools, nodes, Stop()):
             pass
         ray.kill(other)
-        with placed(pools, nodes) as places:
+        with placed(pools, nodes, Stop()) as places:
             assert sorted(places) == ["commit", "decode", "label"]
         deadline = time.monotonic() + 10
         while ray.available_resources().get("CPU", 0) < 2:  # the place is given back

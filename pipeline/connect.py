@@ -1,0 +1,152 @@
+"""Ray, for this process: the cluster that it is told of, or one of its own on this machine.
+
+In: RAY_ADDRESS, or the marks of a Ray on this machine. Out: a connected Ray; `NoCluster` in one sentence, within a minute.
+Not here: which nodes it has (`nodes`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from pipeline.config import UserError
+from pipeline.retry import told
+
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"  # of Ray's C++ part
+ANSWER_S = 30.0  # for the head to take a connection: it may be starting
+TRY_S = 5.0
+GCS_PORT = 6379
+LOCAL = "local"
+
+
+class NoCluster(UserError):
+    """Ray is not there; nothing was labelled."""
+
+    exit_code = 1
+
+
+def connect(stream: TextIO) -> bool:
+    """Connect to Ray; whether it was not there before, so that it is to be shut down.
+
+    Raises:
+        NoCluster: there is no Ray at RAY_ADDRESS, it refuses the token, or none starts on this machine.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return False
+    address = os.environ.get("RAY_ADDRESS") or None
+    if address is not None:
+        _need_answer(address)
+    elif (found := _noted_address()) is not None and not _answers(found, TRY_S):
+        stream.write(f"Ray's files on this machine name a cluster at {found}, and nothing answers there: starting a Ray of this job's own\n")
+        address = LOCAL
+    if address in (None, LOCAL):
+        _provide_token()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        with _without_greeting():
+            ray.init(None if "RAY_ADDRESS" in os.environ and address != LOCAL else address, include_dashboard=False, log_to_driver=False,
+                     logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises no kind of its own
+        raise NoCluster(f"Ray {_where(address)} {_why(error)}.") from error
+    finally:
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts a process that needs over 3 s to end in order
+    return True
+
+
+def _where(address: str | None) -> str:
+    return "on this machine" if address in (None, LOCAL) else f"at RAY_ADDRESS {address}"
+
+
+def _why(error: Exception) -> str:
+    text = told(error, 300)
+    if "token" in text.lower() or "auth" in type(error).__name__.lower():
+        return f"refuses this process: RAY_AUTH_TOKEN is missing, or another than the cluster's ({text})"
+    return f"does not answer or start ({text})"
+
+
+def _need_answer(address: str) -> None:
+    """Raise NoCluster if nothing takes connections at a cluster's address; Ray itself would try for five minutes."""
+    if "://" in address or ":" not in address:  # ray://, auto: Ray knows
+        return
+    deadline = time.monotonic() + ANSWER_S
+    while not _answers(address, TRY_S):
+        if time.monotonic() > deadline:
+            raise NoCluster(f"Ray at RAY_ADDRESS {address} does not answer: nothing has taken a connection for {ANSWER_S:.0f} s; is the "
+                            "cluster up, and is this the port of its GCS (6379)?")
+        time.sleep(1)
+
+
+def _answers(address: str, seconds: float) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _noted_address() -> str | None:
+    """The cluster that was started last on this machine by `ray start`, as Ray notes it; it may be gone."""
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    try:
+        return (Path(folder) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def _provide_token() -> None:
+    """A token for a Ray of our own, where Ray has none and could not write one: it does so in HOME."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    try:
+        if path.read_text(encoding="utf-8").strip():
+            return
+    except (OSError, UnicodeDecodeError):
+        pass
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return  # Ray can
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Let Ray's C++ part say nothing but what is fatal, and not even that it was told so.
+
+    Otherwise the first thing that a user sees is an error about constructor arguments, which is none.
+    """
+    level = os.environ.get(LOG_LEVEL)
+    if level is not None:  # somebody wants to see it
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as said:
+        kept = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        os.environ[LOG_LEVEL] = "fatal"
+        try:
+            yield
+        finally:
+            del os.environ[LOG_LEVEL]
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            os.write(2, b"".join(line for line in said if LOG_LEVEL.encode() not in line))
