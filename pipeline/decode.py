@@ -30,8 +30,9 @@ REASONS = {
                  " segments; never decoded",
     "truncated": "ends before its last pixel; a JPEG: before its end marker",
     "corrupt": "a PNG's checksum is wrong, the decoder refused it, or could only guess at some of its pixels",
-    "unsupported": "an image of a kind that is not read: another format, a JPEG of 12 bits or of a rare process, a TIFF of a"
-                   " rare compression, samples whose range the format does not fix (32-bit whole, floating point), CIE L*a*b*",
+    "unsupported": "an image of a kind that is not read: another format, a JPEG of 12 bits or of a rare process, a TIFF"
+                   " of a rare compression, samples whose range the format does not fix (32-bit whole, floating point),"
+                   " CIE L*a*b*",
 }
 
 

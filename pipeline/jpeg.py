@@ -1,11 +1,11 @@
 """One JPEG -> its pixels, perhaps at a smaller scale: by libjpeg-turbo through simplejpeg, or by Pillow.
 
-In: the bytes of a JPEG; what follows the end of its first image is not looked at. Out: a `Picture`, uint8 RGB, not upright;
-`Rejected` for what is cut, damaged, of another process than libjpeg's, or of too many scans.
+In: the bytes of a JPEG; what follows the end of its first image is not looked at. Out: a `Picture`, uint8 RGB, not
+upright; `Rejected` for what is cut, damaged, of another process than libjpeg's, or of too many scans.
 Not here: reading EXIF (`exif.py`); this file only finds it.
 
-Markers are as in ITU T.81 B.1.1.2: before each there may be any number of bytes FF, and libjpeg passes over other bytes too.
-Such a header is written anew for the decoders.
+Markers are as in ITU T.81 B.1.1.2: before each there may be any number of bytes FF, and libjpeg passes over other bytes
+too. Such a header is written anew for the decoders.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pipeline.with_pillow import read_with_pillow
 MOST_SCANS = 100  # of a JPEG in several; encoders make about ten, and each goes over all pixels
 MOST_SEGMENTS = 10_000  # before the first scan, and after it; the parts of a 64 MiB profile are 1,000
 
-# What libjpeg-turbo says (its jerror.h) of a scan's odd header that does not harm the pixels, and of colours that simplejpeg
-# does not leave as they are: Pillow decodes those.
+# What libjpeg-turbo says (its jerror.h) of a scan's odd header that does not harm the pixels, and of colours that
+# simplejpeg does not leave as they are: Pillow decodes those.
 FOR_PILLOW = ("Invalid SOS parameters", "Unsupported color conversion")
 EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")  # the end marker: all lines are there
 
@@ -187,7 +187,7 @@ def _lean(encoded: bytes, header: Header) -> bytes:
 
 
 def _walk_scans(encoded: bytes, at: int) -> tuple[int, int]:
-    """How many scans the first image has, counted no further than too many; and where its end marker is, or would be."""
+    """How many scans the first image has, counted no further than too many; where its end marker is, or would be."""
     num_scans = 0
     for _ in range(MOST_SEGMENTS):
         found = MARKER.search(encoded, at)

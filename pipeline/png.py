@@ -1,7 +1,7 @@
 """A PNG -> what of it the pixels need, and what it says of its orientation.
 
-In: the bytes of a PNG. Out: a smaller PNG, and Pillow's `info` of what may hold an orientation. Text and colour profiles
-do not pass: Pillow refuses a whole file for one of over 1 MB, and for lengths that no decoder minds.
+In: the bytes of a PNG. Out: a smaller PNG, and Pillow's `info` of what may hold an orientation. Text and colour
+profiles do not pass: Pillow refuses a whole file for one of over 1 MB, and for lengths that no decoder minds.
 Checksums are compared up to the last pixel, in chunks of any kind. Not here: decoding (`with_pillow.py`).
 """
 

@@ -1,7 +1,7 @@
 """Pillow's TIFF plugin, which is told what to do where it refuses a file, and does not turn it.
 
-In: a TIFF, as a file for Pillow. Out: its first page as an image of Pillow's, in the pixels as stored; `Rejected` for one
-that cannot be opened. Not here: decoding (`with_pillow.py`).
+In: a TIFF, as a file for Pillow. Out: its first page as an image of Pillow's, in the pixels as stored; `Rejected` for
+one that cannot be opened. Not here: decoding (`with_pillow.py`).
 """
 
 from __future__ import annotations

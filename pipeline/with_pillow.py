@@ -66,8 +66,8 @@ def read_with_pillow(encoded: bytes, plugin: type[ImageFile.ImageFile], room: Ro
                      otherwise: str = "not_an_image") -> Picture:
     """Through the plugin: `Image.open` warns about sizes by a limit of its own.
 
-    `orientation`: 1 to 8 if it is known; else the file is asked. `otherwise`: the reason if the file cannot be opened and
-    Pillow does not say why.
+    `orientation`: 1 to 8 if it is known; else the file is asked. `otherwise`: the reason if the file cannot be opened
+    and Pillow does not say why.
     """
     silence_pillow()
     width, height = None, None
