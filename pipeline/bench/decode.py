@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from pipeline.bench.measure import Part, Setting, one_core, race, ratio, show
-from pipeline.decode import _read_jpeg, _Room, decode
+from pipeline.decode import decode
 from pipeline.inception_v4 import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
+from pipeline.jpeg import read_jpeg
+from pipeline.room import Room
 
 LARGE = (4000, 3000)  # 12 megapixels, as a phone takes them
 NUM_LARGE = 8
@@ -95,7 +97,7 @@ def _rivals() -> dict[str, Callable[[bytes], object]]:
         PILLOW: lambda encoded: np.asarray(timm_pixels(Image.open(io.BytesIO(encoded)).convert("RGB"))),
         "simplejpeg, Pillow resizes the crop": box,
         "torchvision, v2": by_torchvision,
-        ONLY: lambda encoded: _read_jpeg(encoded, _Room(10**9), reduce=True),
+        ONLY: lambda encoded: read_jpeg(encoded, Room(10**9), reduce=True),
         "decode only: simplejpeg": lambda encoded: simplejpeg.decode_jpeg(encoded),
         "decode only: Pillow": lambda encoded: Image.open(io.BytesIO(encoded)).convert("RGB"),
         "decode only: torchvision": lambda encoded: torchvision.io.decode_image(
