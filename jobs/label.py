@@ -32,7 +32,7 @@ def main() -> int:
             return error.exit_code
         except Stopped as ended:
             print(f"{ended}; the next run does what is left", file=sys.stderr)
-            return ended.exit_code
+            stop.leave()
         report(summary, config.output, config.dry_run)
         return 0 if config.dry_run else summary.exit_code(config.max_rejected)
 

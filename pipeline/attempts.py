@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
@@ -48,13 +48,16 @@ ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never
 def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Table, summary: Summary, lease: Lease | None,
             stream: TextIO, stop: Stop) -> None:
     """Label the pending shards; what fails is in `summary.failed`. Raises Stopped when the process was asked to end."""
-    with ThreadPoolExecutor(1) as pool:  # the weights load while Ray starts
-        loading = pool.submit(weights.load, chosen)
-        import ray
-        stop.check()
-        mine = connect(stream)
-        state = loading.result()
+    pool = ThreadPoolExecutor(1, "weights")
+    loading = pool.submit(weights.load, chosen)  # while Ray starts
+    import ray
     stop.check()
+    mine = connect(stream, stop)
+    while not loading.done():
+        stop.check()
+        wait([loading], 0.1)
+    state = loading.result()
+    pool.shutdown()
     from pipeline import graph
     from pipeline.labeller import check_classes
     from pipeline.metrics import Metrics

@@ -15,18 +15,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from pipeline.config import UserError
 from pipeline.retry import told
+from pipeline.stop import SIGNALS, Stop
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"  # of Ray's C++ part
 ANSWER_S = 30.0  # for the head to take a connection: it may be starting
 TRY_S = 5.0
-GCS_PORT = 6379
+LOOK_S = 0.02
 LOCAL = "local"
 
 
@@ -36,11 +37,12 @@ class NoCluster(UserError):
     exit_code = 1
 
 
-def connect(stream: TextIO) -> bool:
+def connect(stream: TextIO, stop: Stop) -> bool:
     """Connect to Ray; whether it was not there before, so that it is to be shut down.
 
     Raises:
         NoCluster: there is no Ray at RAY_ADDRESS, it refuses the token, or none starts on this machine.
+        Stopped: the process was asked to end meanwhile.
     """
     import ray
 
@@ -48,23 +50,51 @@ def connect(stream: TextIO) -> bool:
         return False
     address = os.environ.get("RAY_ADDRESS") or None
     if address is not None:
-        _need_answer(address)
+        _need_answer(address, stop)
     elif (found := _noted_address()) is not None and not _answers(found, TRY_S):
         stream.write(f"Ray's files on this machine name a cluster at {found}, and nothing answers there: starting a Ray of this job's own\n")
         address = LOCAL
     if address in (None, LOCAL):
         _provide_token()
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        with _without_greeting():
-            ray.init(None if "RAY_ADDRESS" in os.environ and address != LOCAL else address, include_dashboard=False, log_to_driver=False,
-                     logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises no kind of its own
-        raise NoCluster(f"Ray {_where(address)} {_why(error)}.") from error
-    finally:
-        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler aborts a process that needs over 3 s to end in order
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it would say that its handler of signals is not set
+    started = _Started(lambda: ray.init(LOCAL if address == LOCAL else None, include_dashboard=False, log_to_driver=False,
+                                        logging_level=logging.ERROR))
+    with _without_greeting():
+        started.wait(stop)
+    if started.error is not None:  # Ray raises no kind of its own
+        raise NoCluster(f"Ray {_where(address)} {_why(started.error)}.") from started.error
     return True
+
+
+class _Started:
+    """Ray, started in a thread of its own, so that the main one can look whether it shall end.
+
+    The thread stays: Ray's processes end with the thread that started them.
+    """
+
+    def __init__(self, start: Callable[[], object]) -> None:
+        self.done = threading.Event()
+        self.error: Exception | None = None
+        threading.Thread(target=self._run, args=(start,), name="ray", daemon=True).start()
+
+    def _run(self, start: Callable[[], object]) -> None:
+        try:
+            start()
+        except Exception as error:  # noqa: BLE001  # told by the main thread
+            self.error = error
+        self.done.set()
+        threading.Event().wait()
+
+    def wait(self, stop: Stop) -> None:
+        """Until it is up or has failed. Ray's C++ part sets a handler that aborts the process at SIGTERM: ours is set again."""
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        in_main = threading.current_thread() is threading.main_thread()
+        while not self.done.wait(LOOK_S):
+            for number, handler in handlers.items() if in_main else ():
+                signal.signal(number, handler)
+            stop.check()
+        for number, handler in handlers.items() if in_main else ():
+            signal.signal(number, handler)
 
 
 def _where(address: str | None) -> str:
@@ -78,7 +108,7 @@ def _why(error: Exception) -> str:
     return f"does not answer or start ({text})"
 
 
-def _need_answer(address: str) -> None:
+def _need_answer(address: str, stop: Stop) -> None:
     """Raise NoCluster if nothing takes connections at a cluster's address; Ray itself would try for five minutes."""
     if "://" in address or ":" not in address:  # ray://, auto: Ray knows
         return
@@ -87,6 +117,7 @@ def _need_answer(address: str) -> None:
         if time.monotonic() > deadline:
             raise NoCluster(f"Ray at RAY_ADDRESS {address} does not answer: nothing has taken a connection for {ANSWER_S:.0f} s; is the "
                             "cluster up, and is this the port of its GCS (6379)?")
+        stop.check()
         time.sleep(1)
 
 
