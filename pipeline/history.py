@@ -16,13 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import ledger, storage
-from pipeline.parquet import read_table
 
 RUNS_BACK = 50  # looked through for one that labelled something
 
 
 def adopt(output: str, model_id: str, footers: pa.Table, run_id: str) -> None:
-    """Write the ledger's rows for files whose run was killed before it could.
+    """Write the ledger's rows for files whose run was ended before it could, and count them in its own row.
 
     Their seconds are not known; `labelled_at` is when their run began.
     """
@@ -31,14 +30,19 @@ def adopt(output: str, model_id: str, footers: pa.Table, run_id: str) -> None:
         entries = [row | {"shard": row["file"].removesuffix(".parquet"), "model_id": model_id, "status": "committed",
                           "labelled_at": _begun(author)} for row in of_run]
         ledger.write(output, "shards", f"{author}-found-by-{run_id}", entries, ledger.SHARDS)
+        for row in ledger.read_rows(output, "runs", author + ".parquet", ledger.RUNS, []).to_pylist():
+            if row["status"] in ("done", "failed"):  # of those that were killed all is counted anew
+                row |= {"num_committed": row["num_committed"] + len(entries)} | {
+                    name: row[name] + sum(entry[name] for entry in entries) for name in ("num_images", "num_rejected")}
+                ledger.write(output, "runs", author, [row], ledger.RUNS)
 
 
-def bury(output: str, run_id: str) -> None:
+def bury(output: str, run_id: str, damaged: list[str]) -> None:
     """Runs that never ended were killed: their row says so, and counts the shards that the ledger has of them."""
-    for row in _newest_first(output, run_id):
+    for row in _newest_first(output, run_id, damaged):
         if row["status"] != "running":
             return
-        shards = ledger.read_shards(output, row["run_id"])
+        shards = ledger.read_shards(output, row["run_id"], damaged)
         committed = [shard for shard in shards if shard["status"] == "committed"]
         row |= {"status": "killed", "num_committed": len(committed), "num_failed": len(shards) - len(committed),
                 "num_images": sum(shard["num_images"] for shard in committed),
@@ -49,7 +53,7 @@ def bury(output: str, run_id: str) -> None:
 
 def before(output: str, run_id: str) -> dict[str, Any] | None:
     """The row of the last run that labelled something and ended, if it is not too many runs ago."""
-    for _, row in zip(range(RUNS_BACK), _newest_first(output, run_id), strict=False):
+    for _, row in zip(range(RUNS_BACK), _newest_first(output, run_id, []), strict=False):
         if row["num_images"] and row.get("labels"):
             return row
     return None
@@ -70,7 +74,7 @@ def settings(output: str, model_id: str | None) -> dict[str, Any]:
         UserError: the output cannot be read.
     """
     try:
-        for row in _newest_first(output, "~"):  # behind all ids, which begin with the time
+        for row in _newest_first(output, "~", []):  # behind all ids, which begin with the time
             if model_id in (None, row["model_id"]):
                 config: dict[str, Any] = json.loads(row["config"])
                 return config
@@ -79,11 +83,10 @@ def settings(output: str, model_id: str | None) -> dict[str, Any]:
     return {}
 
 
-def _newest_first(output: str, run_id: str) -> Iterator[dict[str, Any]]:
+def _newest_first(output: str, run_id: str, damaged: list[str]) -> Iterator[dict[str, Any]]:
     for path in sorted(ledger.list_table(output, "runs"), reverse=True):
         if path < f"{run_id}.parquet":
-            uri = storage.join(output, "runs", path)
-            yield from read_table(storage.read_bytes(uri)).to_pylist()
+            yield from ledger.read_rows(output, "runs", path, ledger.RUNS, damaged).to_pylist()
 
 
 def _begun(run_id: str) -> datetime:

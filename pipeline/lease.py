@@ -22,9 +22,11 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import UserError
+from pipeline.listing import list_input
 from pipeline.retry import told
 
 LEASE_S, RENEW_S = 60.0, 15.0
+CLOCKS_APART_S = 30.0  # at most, of machines
 RENEWAL_ENDS_S = 5.0  # that a renewal under way is waited for
 LOOK_S = 0.2  # while another takes over
 
@@ -59,7 +61,7 @@ class Lease:
             other = self._read()
             if other is None:
                 continue
-            if not _is_over(other):
+            if not self._is_over(other):
                 raise Busy(f"--output {self.output} is being written by run {other['run_id']} ({other['place']}, process "
                            f"{other['pid']}) since {_clock(other['since'])}; its lease lasts until "
                            f"{_clock(other['until'])} if it is not renewed: wait for that run, or give --no-lease.")
@@ -85,7 +87,8 @@ class Lease:
             time.sleep(LOOK_S)
             return False
         try:
-            if self._read() != over:
+            there = self._read()
+            if there is None or {**there, "until": 0} != {**over, "until": 0} or not self._is_over(there):
                 return False
             storage.put_whole(self.uri, self._mark())
         finally:
@@ -120,11 +123,43 @@ class Lease:
                            "until": time.time() + LEASE_S}).encode()
 
     def _read(self) -> dict[str, Any] | None:
+        """The mark as it is; one that cannot be understood is of a run that nobody knows, without a place or an end of its own."""
         try:
-            mark: dict[str, Any] = json.loads(storage.read_bytes(self.uri))
+            data = storage.read_bytes(self.uri)
         except FileNotFoundError:
             return None
-        return mark
+        try:
+            mark = json.loads(data)
+            return {"run_id": str(mark["run_id"]), "place": str(mark["place"]), "pid": int(mark["pid"]), "since": float(mark["since"]),
+                    "until": float(mark["until"])}
+        except (ValueError, KeyError, TypeError, OverflowError):
+            return {"run_id": f"unknown (lease.json is damaged: {hashlib.sha256(data).hexdigest()[:8]})", "place": "nobody knows where",
+                    "pid": 0, "since": 0.0, "until": float("inf")}
+
+    def _is_over(self, mark: dict[str, Any]) -> bool:
+        """Whether its deadline has passed, or its process is gone from this machine. No lease lasts longer than `LEASE_S` from its last
+        renewal, whatever its mark says."""
+        now = time.time()
+        if mark["until"] > now + LEASE_S:
+            mark["until"] = min(mark["until"], self._renewed_at(now) + LEASE_S + CLOCKS_APART_S)
+        if mark["until"] < now:
+            return True
+        if mark["place"] != _place():
+            return False
+        try:
+            os.kill(mark["pid"], 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:
+            pass
+        return False
+
+    def _renewed_at(self, now: float) -> float:
+        """When the mark was written, by the store's clock."""
+        try:
+            return min(now, float(list_input(self.uri)["changed"][0].as_py()))
+        except FileNotFoundError:
+            return now
 
 
 @contextmanager
@@ -143,20 +178,6 @@ def held(output: str, run_id: str) -> Iterator[Lease]:
         lease.release()
 
 
-def _is_over(mark: dict[str, Any]) -> bool:
-    if mark["until"] < time.time():
-        return True
-    if mark["place"] != _place():
-        return False
-    try:
-        os.kill(mark["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
 def _place() -> str:
     """The machine, or the container: where a process id has its meaning."""
     try:
@@ -166,4 +187,4 @@ def _place() -> str:
 
 
 def _clock(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(min(max(seconds, 0), 4e9), UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -22,7 +22,7 @@ from pipeline.counts import CONFIDENCE, LABELS, REJECTED
 from pipeline.left_out import LEFT_OUT
 from pipeline.listing import FILES, list_files
 from pipeline.output import labels_folder
-from pipeline.parquet import read_table
+from pipeline.parquet import DAMAGE, read_table
 from pipeline.retry import retrying
 
 SHARDS = pa.schema([  # one row a shard and run
@@ -77,6 +77,7 @@ RUNS = pa.schema([  # one row a run
     ("gpu_s", pa.float64()),         # GPU seconds of labellers
 ])
 
+_NEEDED = {"shards": ("shard", "model_id", "status", "file"), "runs": ("status", "model_id", "config")}  # of the first release
 _PLAN_COLUMNS = ["model_id", "status", *FINISHED.names]
 READS_AT_ONCE = 16
 
@@ -91,12 +92,12 @@ def write(output: str, table: str, name: str, rows: list[dict[str, Any]], schema
     storage.put_whole(storage.join(output, table, name + ".parquet"), buffer.getvalue())
 
 
-def read_finished(output: str, model_id: str) -> pa.Table:
+def read_finished(output: str, model_id: str, damaged: list[str]) -> pa.Table:
     """What the ledger remembers of finished files of a model, as `FINISHED`; files may be gone or replaced since."""
-    folder = storage.join(output, "shards")
+    wanted = pa.schema([SHARDS.field(name) for name in _PLAN_COLUMNS])
 
     def read(path: str) -> pa.Table:
-        rows = read_table(storage.read_bytes(storage.join(folder, path)), _PLAN_COLUMNS)
+        rows = read_rows(output, "shards", path, wanted, damaged)
         ours = pc.and_(pc.equal(rows["model_id"], model_id), pc.equal(rows["status"], "committed"))
         return rows.filter(ours).select(FINISHED.names)
 
@@ -104,10 +105,33 @@ def read_finished(output: str, model_id: str) -> pa.Table:
         return pa.concat_tables([FINISHED.empty_table(), *pool.map(read, list_table(output, "shards"))])
 
 
-def read_shards(output: str, run_id: str) -> list[dict[str, Any]]:
+def read_shards(output: str, run_id: str, damaged: list[str]) -> list[dict[str, Any]]:
     """The rows of `SHARDS` of a run."""
     return [row for path in list_table(output, "shards") if path.startswith(run_id)
-            for row in read_table(storage.read_bytes(storage.join(output, "shards", path))).to_pylist()]
+            for row in read_rows(output, "shards", path, SHARDS, damaged).to_pylist()]
+
+
+def read_rows(output: str, table: str, path: str, schema: pa.Schema, damaged: list[str]) -> pa.Table:
+    """The rows of a file of the table `shards` or `runs`, with the columns of a schema; null where an older file has none.
+
+    What cannot be read holds no row: the ledger is only memory. Its path is added to `damaged`.
+    """
+    try:
+        data = storage.read_bytes(storage.join(output, table, path))
+    except FileNotFoundError:  # removed since it was listed
+        return schema.empty_table()
+    try:
+        found = read_table(data)
+        if missing := {"run_id", *_NEEDED[table]} - {*found.column_names}:
+            raise KeyError(missing)
+        columns = [found[name].cast(kind) if name in found.column_names else pa.nulls(len(found), kind)
+                   for name, kind in zip(schema.names, schema.types, strict=True)]
+        rows = pa.table(columns, schema=schema)
+        rows.validate(full=True)
+    except DAMAGE:
+        damaged.append(f"{table}/{path}")
+        return schema.empty_table()
+    return rows
 
 
 def list_table(output: str, table: str) -> list[str]:
@@ -142,7 +166,7 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
                     "source_size": int(said["source_size"]), "source_etag": said["source_etag"],
                     "source_uri": said["source_uri"], "run_id": said.get("run_id"),  # null: of before runs were named
                     "num_images": int(said["num_rows"]), "num_rejected": int(said["num_rejected"])}
-        except (KeyError, ValueError, pa.ArrowInvalid, FileNotFoundError):
+        except (FileNotFoundError, *DAMAGE):
             return None
         except OSError as error:
             if error.errno is not None:

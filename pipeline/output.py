@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import re
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config import Config, UserError
 from pipeline.listing import list_files
-from pipeline.parquet import read_table
+from pipeline.parquet import DAMAGE, read_table
 
 
 def labels_folder(output: str, model_id: str) -> str:
@@ -44,9 +45,13 @@ def labels_uri(output: str, model_id: str, shard: str) -> str:
     return storage.join(labels_folder(output, model_id), shard + ".parquet")
 
 
-def check_root(config: Config) -> None:
-    """Raise UserError if the output holds the labels of another input root, which this run's would replace."""
-    owner = _owner(config.output)
+def check_root(config: Config, damaged: list[str]) -> None:
+    """Raise UserError if the output holds the labels of another input root, which this run's would replace.
+
+    Args:
+        damaged: gets the marks of the output that cannot be understood; `claim` writes them anew.
+    """
+    owner = _owner(config.output, damaged)
     if owner is not None and owner != config.input:
         raise UserError(f"--output {config.output} holds the labels of --input {owner}, and an output belongs to one "
                         f"input: give {config.input} an --output of its own.")
@@ -69,6 +74,7 @@ def check_kind(config: Config, outputs: pa.Table, found: pa.Table) -> None:
                         f"give --format {formats[first]}, or another --output.")
 
 
+FOOTERS_LOOKED_AT = 20  # tables, for one that says whose they are
 _GROUP = re.compile(r"images-(first|[0-9a-f]{12})\.parquet")
 
 
@@ -79,8 +85,8 @@ def claim(config: Config, model_id: str, classes: pa.Table) -> None:
         UserError: the model's labels in this output have other class names, or the output cannot be written.
     """
     uri = storage.join(config.output, "classes", f"{model_id}.parquet")
-    stored = _read(uri)
-    if stored is not None and not read_table(stored).equals(classes):
+    stored = _stored_classes(uri)
+    if stored is not None and not stored.equals(classes):
         raise UserError(f"--classes: {config.output} was labelled by {model_id} with other class names; "
                         "use the same file or another --output.")
     try:
@@ -92,6 +98,15 @@ def claim(config: Config, model_id: str, classes: pa.Table) -> None:
         storage.put_whole(storage.join(config.output, "input.json"), mark.encode())
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("output", config.output, error) from error
+
+
+def _stored_classes(uri: str) -> pa.Table | None:
+    """The classes of a model as an output has them; None if it has none, or a damaged file, to be written anew."""
+    data = _read(uri)
+    try:
+        return None if data is None else read_table(data)
+    except DAMAGE:
+        return None
 
 
 def only_model(output_uri: str) -> str:
@@ -120,29 +135,46 @@ def only_model(output_uri: str) -> str:
 def _last_failure(output: str) -> str:
     """Why the newest run of an output without labels committed nothing. Raises FileNotFoundError if there was no run."""
     for path in sorted(list_files(storage.join(output, "shards"))["path"].to_pylist(), reverse=True):
-        for row in read_table(storage.read_bytes(storage.join(output, "shards", path))).to_pylist():
-            if row["status"] == "failed":
+        for row in _rows(storage.join(output, "shards", path)):
+            if row.get("status") == "failed":
                 return f"run {row['run_id']} failed at every shard, such as {row['shard']}: {row['failure']}"
     return "no run committed a shard"
 
 
-def _owner(output: str) -> str | None:
-    """The input root of an output: as its mark says, or if that is lost, as the footer of a table does."""
+def _owner(output: str, damaged: list[str]) -> str | None:
+    """The input root of an output: as its mark says, or if that is lost, as the footers of tables do."""
     mark = _read(storage.join(output, "input.json"))
     if mark is not None:
-        return str(json.loads(mark)["input"])
+        try:
+            owner = json.loads(mark)["input"]
+            if isinstance(owner, str):
+                return owner
+        except (ValueError, KeyError, TypeError):
+            pass
+        damaged.append("input.json")
     try:
         paths = list_files(storage.join(output, "labels"))["path"].to_pylist()
     except FileNotFoundError:
         return None
-    table = next((path for path in paths if path.endswith(".parquet") and "/" in path), None)
-    if table is None:
-        return None
-    footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", table)))).metadata or {}
-    if b"source_uri" not in footer:
-        return None
-    shard = table.split("/", 1)[1].removesuffix(".parquet")  # behind model=<model_id>/
-    return str(footer[b"source_uri"].decode().removesuffix("/" + shard))
+    tables = [path for path in paths if path.endswith(".parquet") and "/" in path]
+    for table in tables[:FOOTERS_LOOKED_AT]:
+        try:
+            footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", table)))).metadata or {}
+            shard = table.split("/", 1)[1].removesuffix(".parquet")  # behind model=<model_id>/
+            return str(footer[b"source_uri"].decode().removesuffix("/" + shard))
+        except (FileNotFoundError, *DAMAGE):
+            continue
+        except OSError as error:
+            if error.errno is not None:
+                raise  # else so pyarrow calls a damaged footer
+    return None
+
+
+def _rows(uri: str) -> list[dict[str, Any]]:
+    try:
+        return list(read_table(storage.read_bytes(uri)).to_pylist())
+    except DAMAGE:
+        return []
 
 
 def _read(uri: str) -> bytes | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+DAMAGE = (pa.ArrowException, ValueError, KeyError, TypeError, IndexError)  # what reading a file raises that holds something else
+
 
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
     """The table of a Parquet file, or those columns of it, read by the calling thread.

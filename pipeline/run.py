@@ -49,10 +49,11 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
     with held(config.output, run_id) if config.lease and not config.dry_run else nullcontext() as lease:
         if lease:
             stop.last_calls.append(lease.release)
-        made, found_footers = _plan(config, chosen, found)
+        damaged: list[str] = []
+        made, found_footers = _plan(config, chosen, found, damaged)
         stop.check()
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
-                          pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out)
+                          pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out, damaged=damaged)
         if config.dry_run:
             summary.expected_s = history.expected_s(config.output, run_id, summary.pending_bytes)
             return summary
@@ -90,13 +91,13 @@ def _inputs(config: Config) -> inputs.Found:
     return found
 
 
-def _plan(config: Config, chosen: Weights, found: inputs.Found) -> tuple[catalog.Plan, pa.Table]:
+def _plan(config: Config, chosen: Weights, found: inputs.Found, damaged: list[str]) -> tuple[catalog.Plan, pa.Table]:
     """List the output, and compare; and what the footers said of files that the ledger did not know."""
     try:
-        output.check_root(config)
+        output.check_root(config, damaged)
         outputs = ledger.list_labels(config.output, chosen.model_id, config.partition)
         output.check_kind(config, outputs, found.shards)
-        finished = ledger.read_finished(config.output, chosen.model_id)
+        finished = ledger.read_finished(config.output, chosen.model_id, damaged)
         unknown = catalog.unknown(outputs, finished)
         footers = ledger.read_footers(config.output, chosen.model_id, unknown)
     except UserError:
@@ -112,7 +113,7 @@ def _begin(config: Config, summary: Summary, lease: Lease | None, started_at: da
     try:
         if lease:
             history.adopt(config.output, summary.model_id, footers, summary.run_id)
-            history.bury(config.output, summary.run_id)
+            history.bury(config.output, summary.run_id, summary.damaged)
         if summary.num_pending:
             ledger.write(config.output, "runs", summary.run_id, [_run_row(config, summary, "running", started_at)], ledger.RUNS)
     except Exception as error:  # each store has its own exceptions

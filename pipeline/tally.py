@@ -44,7 +44,7 @@ class Summary:
     `num_blocks` those that were labelled on another node than decoded. `unrecorded`: why the run's row, its shards' rows or its
     report are missing, if they are. `findings`: what is worth showing of it. `left_out`: what of the input, and of the shards that were
     committed, has no row. `without_images`: shards that were committed and hold no image, and what is left out of them, of the first
-    `NAMED`.
+    `NAMED`. `damaged`: files of the output, but for tables, that could not be understood.
     """
 
     run_id: str
@@ -75,6 +75,7 @@ class Summary:
     left_out: LeftOut = field(default_factory=LeftOut)
     num_without_images: int = 0
     without_images: dict[str, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
     unrecorded: str = ""
     expected_s: float | None = None  # of a dry run
     findings: Findings = field(default_factory=Findings)
@@ -87,6 +88,11 @@ class Summary:
             told.append(f"{shard} holds no image{what and ': ' + what}")
         if self.num_without_images > NOTED:
             told.append(f"{self.num_without_images - NOTED:,} more shards hold no image: num_images is 0 in the table shards/")
+        for path in sorted({*self.damaged})[:NOTED]:
+            told.append(f"{path} of the output is damaged and was passed over: it is only memory; " + (
+                "it was written anew" if path == "input.json" else "remove it"))
+        if len({*self.damaged}) > NOTED:
+            told.append(f"{len({*self.damaged}) - NOTED:,} more files of the ledger are damaged")
         if self.num_orphans:
             told.append(f"{self.num_orphans:,} tables are of shards that are no longer in the input")
         if self.meaningless:

@@ -29,7 +29,7 @@ def test_what_a_killed_run_owes_is_written_once(tmp_path):
     run(output, dead, "running")
     files = ledger.list_labels(output, MODEL)
     history.adopt(output, MODEL, ledger.read_footers(output, MODEL, files), "20261125T030000-cccccc")
-    history.bury(output, "20261125T030000-cccccc")
+    history.bury(output, "20261125T030000-cccccc", [])
     assert statuses(tmp_path) == {"20261123T030000-bbbbbb": "done", dead: "killed"}
     row, = pq.read_table(tmp_path / "shards").to_pylist()
     assert (row["run_id"], row["shard"], row["source_uri"], row["num_images"], row["num_rejected"], row["status"],
@@ -41,7 +41,7 @@ def test_what_a_killed_run_owes_is_written_once(tmp_path):
 
 def test_runs_after_ours_are_left_alone(tmp_path):
     run(str(tmp_path), "20261125T030000-aaaaaa", "running")
-    history.bury(str(tmp_path), "20261124T030000-aaaaaa")
+    history.bury(str(tmp_path), "20261124T030000-aaaaaa", [])
     assert statuses(tmp_path) == {"20261125T030000-aaaaaa": "running"}
 
 
