@@ -56,7 +56,8 @@ def segment(number: int, size: int) -> dict[str, Any]:
     """A shard of `size` images that is whole in its block, as a report has it."""
     shard = f"dt=2026-11-24/photos-{number:08}.tar"
     return {"number": number, "shard": shard, "uri": f"s3://bucket/photos/{shard}", "size": 110_000 * size, "etag": f"{number:032x}",
-            "first": 0, "num_images": size, "end": True, "failure": None, "retryable": False, "num_bytes": 110_000 * size, "decode_s": 1.0}
+            "first": 0, "num_images": size, "end": True, "failure": None, "retryable": False, "num_bytes": 110_000 * size, "decode_s": 1.0,
+            "left_out": []}
 
 
 def ended(begun: dict[str, Any]) -> dict[str, Any]:
