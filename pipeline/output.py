@@ -85,7 +85,7 @@ def claim(config: Config, model_id: str, classes: pa.Table) -> None:
         UserError: the model's labels in this output have other class names, or the output cannot be written.
     """
     uri = storage.join(config.output, "classes", f"{model_id}.parquet")
-    stored = _stored_classes(uri)
+    stored = _stored_classes(uri, classes.schema)
     if stored is not None and not stored.equals(classes):
         raise UserError(f"--classes: {config.output} was labelled by {model_id} with other class names; "
                         "use the same file or another --output.")
@@ -100,13 +100,14 @@ def claim(config: Config, model_id: str, classes: pa.Table) -> None:
         raise storage.explain("output", config.output, error) from error
 
 
-def _stored_classes(uri: str) -> pa.Table | None:
+def _stored_classes(uri: str, schema: pa.Schema) -> pa.Table | None:
     """The classes of a model as an output has them; None if it has none, or a damaged file, to be written anew."""
     data = _read(uri)
     try:
-        return None if data is None else read_table(data)
+        stored = None if data is None else read_table(data)
     except DAMAGE:
         return None
+    return stored if stored is not None and stored.schema.equals(schema) else None
 
 
 def only_model(output_uri: str) -> str:

@@ -36,7 +36,7 @@ def test_what_a_killed_run_owes_is_written_once(tmp_path):
             str(row["labelled_at"])) == (dead, SOURCE.shard, SOURCE.uri, 4, 1, "committed", "2026-11-24 03:00:00+00:00")
     killed = pq.read_table(tmp_path / "runs" / f"{dead}.parquet").to_pylist()[0]
     assert (killed["num_committed"], killed["num_images"], killed["num_rejected"]) == (1, 4, 1)
-    assert ledger.read_finished(output, MODEL).num_rows == 1  # and its footer is not read again
+    assert ledger.read_finished(output, MODEL, []).num_rows == 1  # and its footer is not read again
 
 
 def test_runs_after_ours_are_left_alone(tmp_path):
