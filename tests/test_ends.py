@@ -1,0 +1,204 @@
+"""Ends that are not in order: a request to end in any phase, a cluster that is not there, a store that goes away."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import connect, lease, retry, stop, storage
+from pipeline.connect import NoCluster
+from pipeline.lease import held
+from pipeline.stop import Stop, Stopped
+from tests.conftest import ROOT, SEED, free_ports, job
+from tests.processes import family
+from tests.test_shards import make_tar
+
+TRIES = 50
+
+BUSY = """
+import hashlib, sys, threading, time
+from pipeline import stop as stops
+stops.GRACE_S = 1.0
+stop = stops.Stop()
+stop.last_calls += [lambda: 1 / 0, lambda: print("given back", flush=True)]
+with stop.listening():
+    print("ready", flush=True)
+    {body}
+"""
+BODIES = {
+    "in C": "hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2**31 - 1)",
+    "in an import": "sys.meta_path.insert(0, type('Slow', (), {'find_spec': staticmethod(lambda *_: time.sleep(60))})); import nothing_of_this_name",
+    "waiting for a lock": "threading.Lock().acquire() and (lock := threading.Lock()).acquire() and lock.acquire()",
+    "swallowing": "\n    while True:\n        try:\n            time.sleep(60)\n        except BaseException:\n            pass",
+}
+
+
+def begin(body: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", BUSY.format(body=body)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    return process
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_cannot_look_is_ended_after_the_last_calls(body, number):
+    process, begun = begin(BODIES[body]), time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number and "given back" in out and "before everything was in order" in err
+    assert 0.8 < time.monotonic() - begun < 6
+
+
+def test_a_second_request_is_not_made_to_wait():
+    process, begun = begin("time.sleep(60)"), time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143 and time.monotonic() - begun < 0.9
+
+
+def test_who_looks_ends_in_order():
+    asked = Stop()
+    with pytest.raises(Stopped, match="ended by SIGTERM") as caught, asked.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            asked.check()
+            time.sleep(0.01)
+    assert caught.value.exit_code == 143 and not isinstance(caught.value, Exception)
+    asked.over.set()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_cluster_that_is_not_there_is_said_within_a_minute(tmp_path, monkeypatch):
+    """Nothing listens; something listens that is no Ray's; the name is no host's."""
+    monkeypatch.setattr(connect, "ANSWER_S", 0.5)
+    monkeypatch.setattr(connect, "TRY_S", 0.2)
+    for address in (f"127.0.0.1:{free_ports(1)[0]}", "no.such.host.invalid:6379"):
+        with pytest.raises(NoCluster, match=r"Ray at RAY_ADDRESS .* does not answer"):
+            connect._need_answer(address, Stop())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connect._need_answer(f"127.0.0.1:{server.getsockname()[1]}", Stop())
+    with pytest.raises(Stopped):
+        asked = Stop()
+        asked.signal = signal.SIGTERM
+        connect._need_answer(f"127.0.0.1:{free_ports(1)[0]}", asked)
+
+
+def test_files_of_a_cluster_that_is_gone_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert connect._noted_address() is None
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:1\n")
+    assert connect._noted_address() == "127.0.0.1:1" and not connect._answers("127.0.0.1:1", 0.2)
+
+
+def test_a_home_that_cannot_be_written_needs_no_token_there(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file/home"))
+    connect._provide_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    connect._provide_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_a_lease_that_cannot_be_given_back_raises_nothing(tmp_path, monkeypatch):
+    with held(str(tmp_path), "r1") as mine:
+        monkeypatch.setattr(storage, "remove", lambda _: (_ for _ in ()).throw(OSError(5, "the store is away")))
+    assert mine.kept == "the store is away"
+
+
+def test_once_the_store_is_known_to_be_away_nothing_is_tried_again(monkeypatch):
+    calls = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise TimeoutError
+
+    monkeypatch.setattr(retry.time, "sleep", lambda _: None)
+    with pytest.raises(TimeoutError):
+        retry.retrying(fail)
+    assert len(calls) == retry.TRIES
+    with pytest.raises(TimeoutError), retry.trying_once():
+        retry.retrying(fail)
+    assert len(calls) == retry.TRIES + 1
+
+
+@pytest.mark.slow
+def test_the_job_starts_a_ray_of_its_own_where_one_has_gone(photographs, tmp_path):
+    """And where HOME cannot be written. Ray's default folder is not touched."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:1\n")
+    (tmp_path / "in/a.tar").write_bytes(make_tar(("a.jpg", dict(photographs)["china.jpg"])))
+    short = Path(f"/tmp/r{tmp_path.stat().st_ino}")  # Ray's sockets have long names
+    short.symlink_to(tmp_path)
+    try:
+        done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", *SEED, RAY_TMPDIR=str(short), HOME=str(tmp_path / "file/home"))
+    finally:
+        short.unlink()
+    assert done.returncode == 0 and "1 labelled" in done.stdout, done.stdout + done.stderr
+    assert "name a cluster at 127.0.0.1:1, and nothing answers there" in done.stderr
+
+
+def state_of(output: Path) -> tuple[int, int, int, list[str]]:
+    """Images in tables, in the ledger's committed shards, in the runs' rows; and the runs' statuses."""
+    tables = sum(pq.read_metadata(path).num_rows for path in output.glob("labels/**/*.parquet"))
+    shards = [row for path in output.glob("shards/*.parquet") for row in pq.read_table(path).to_pylist() if row["status"] == "committed"]
+    runs = [row for path in sorted(output.glob("runs/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return tables, sum(row["num_images"] for row in shards), sum(row["num_images"] for row in runs), [row["status"] for row in runs]
+
+
+@pytest.mark.chaos
+def test_a_request_to_end_at_any_moment(photographs, tmp_path):
+    """Each try ends within 10 s, gives the lease back, and the next run's rows tell all that is there."""
+    (tmp_path / "in").mkdir()
+    small = [(name, data) for name, data in photographs if len(data) < 200_000]
+    for number in range(12):
+        (tmp_path / f"in/{number:02}.tar").write_bytes(make_tar(*((f"{copy}/{name}", data) for copy in range(3) for name, data in small)))
+    options = ("--input", tmp_path / "in", *SEED, "--batch-size", "4")
+    begun = time.monotonic()
+    assert job("label", *options, "--output", tmp_path / "whole").returncode == 0
+    lasts_s, rng, output = time.monotonic() - begun, random.Random(7), tmp_path / "out"
+    print(f"a whole run takes {lasts_s:.1f} s")
+    for number in range(TRIES):
+        at_s = rng.uniform(1.0, lasts_s * 0.9)
+        with open(tmp_path / "log", "w") as log:
+            process = subprocess.Popen([sys.executable, ROOT / "jobs/label.py", *map(str, options), "--output", str(output)], cwd=ROOT, stdout=log,
+                                       stderr=log)
+            time.sleep(at_s)
+            of_ours = family(process.pid)
+            process.send_signal(rng.choice(stop.SIGNALS))
+            asked = time.monotonic()
+            code = process.wait(timeout=30)
+        took_s, said = time.monotonic() - asked, (tmp_path / "log").read_text()
+        tables, shards, runs, statuses = state_of(output)
+        print(f"{number:2} at {at_s:4.1f} s: exit {code} after {took_s:4.1f} s; {tables} images in tables, {shards} in shards, {runs} in runs; "
+              f"{statuses[-1:]}; {said.strip().splitlines()[-1][:70] if said.strip() else ''}")
+        assert took_s < 10 and code in (143, 130, 0, -15, -2) and "Traceback" not in said, said
+        assert not (output / "lease.json").exists() or code in (-15, -2)
+        assert code == 0 or "in order" in said or tables == shards == runs
+        deadline = time.monotonic() + 10
+        while [one for one in of_ours if one.is_running() and one.status() != "zombie"] and time.monotonic() < deadline:
+            time.sleep(0.2)
+        left = [one.name() for one in of_ours if one.is_running() and one.status() != "zombie"]
+        assert not left, left
+        if code == 0 and "nothing to do" in said:
+            for path in list(output.glob("labels/**/*.parquet"))[::2]:
+                path.unlink()
+    assert job("label", *options, "--output", output).returncode == 0
+    assert job("verify", "--input", tmp_path / "in", "--output", output).returncode == 0
+    assert lease.LEASE_S == 60
