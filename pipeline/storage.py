@@ -220,7 +220,8 @@ def explain(name: str, uri: str, error: Exception) -> UserError:
     elif isinstance(error, FileNotFoundError):
         reason = "does not exist"
     elif isinstance(error, PermissionError):
-        reason = "may not be read or written with the credentials at hand"
+        why = told(error, 200) if "://" in uri else ""  # the store's own words: expired, an unknown key, a clock that is wrong
+        reason = f"may not be read or written with the credentials at hand{why and f' ({why})'}"
     elif isinstance(error, ImportError):
         reason = f"needs a package that is not installed ({told(error)})"
     elif is_transient(error) or type(error).__name__ in _NO_ANSWER:
