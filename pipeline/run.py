@@ -45,7 +45,8 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     with held(config.output, run_id) if config.lease and not config.dry_run else nullcontext() as lease:
         made, found_footers = _plan(config, chosen, found)
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
-                          pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out)
+                          pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out,
+                          num_misplaced=len(made.misplaced))
         if config.dry_run:
             summary.expected_s = history.expected_s(config.output, run_id, summary.pending_bytes)
             return summary
@@ -54,6 +55,8 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
             _begin(config, summary, lease, started_at, found_footers)
             if len(made.pending):
                 execute(config, chosen, classes, made.pending, summary, lease, stream)
+            if summary.num_misplaced:
+                summary.num_replaced = output.remove_misplaced(config.output, chosen.model_id, made.misplaced["path"].to_pylist())
         finally:
             summary.seconds = time.monotonic() - begun
             _record(config, summary, lease, started_at, classes)
@@ -82,15 +85,15 @@ def _plan(config: Config, chosen: Weights, found: inputs.Found) -> tuple[catalog
     try:
         output.check_root(config)
         outputs = ledger.list_labels(config.output, chosen.model_id, config.partition)
-        output.check_kind(config, outputs, found.shards)
         finished = ledger.read_finished(config.output, chosen.model_id)
         unknown = catalog.unknown(outputs, finished)
         footers = ledger.read_footers(config.output, chosen.model_id, unknown)
+        finished = pa.concat_tables([finished, footers.select(catalog.FINISHED.names)])
+        output.check_kind(config, outputs.filter(pc.is_in(outputs["path"], finished["file"])), found.shards)
     except UserError:
         raise
     except Exception as error:
         raise storage.explain("output", config.output, error) from error
-    finished = pa.concat_tables([finished, footers.select(catalog.FINISHED.names)])
     return catalog.plan(found.shards, outputs, finished), footers
 
 
@@ -134,6 +137,7 @@ def _run_row(config: Config, summary: Summary, status: str, started_at: datetime
         "model_id": summary.model_id, "device": summary.device, "precision": summary.precision, "runner": summary.runner,
         "hardware": summary.hardware, "versions": json.dumps(versions | {"python": platform.python_version()}),
         "config": json.dumps(dataclasses.asdict(config)), "pending_bytes": summary.pending_bytes, "num_skipped": summary.num_skipped,
-        "num_committed": summary.num_committed, "num_failed": summary.num_failed, **summary.counts.columns(),
+        "num_committed": summary.num_committed, "num_failed": summary.num_failed,
+        "num_orphans": summary.num_orphans + summary.num_misplaced - summary.num_replaced, **summary.counts.columns(),
         "num_left_out": summary.left_out.total(), "left_out": summary.left_out.rows(), "images_per_s": summary.images_per_s,
         "cpu_s": summary.cpu_s, "gpu_s": summary.gpu_s}

@@ -25,6 +25,7 @@ from pipeline.left_out import LeftOut
 from pipeline.output import labels_uri
 from pipeline.parquet import read_table
 from pipeline.retry import told
+from pipeline.table_paths import table_path, table_paths
 
 FLUSH_LEDGER_S = 60.0
 FEW_ROWS = 200
@@ -43,7 +44,7 @@ class Summary:
     `num_blocks` those that were labelled on another node than decoded. `unrecorded`: why the run's row, its shards' rows or its
     report are missing, if they are. `findings`: what is worth showing of it. `left_out`: what of the input, and of the shards that were
     committed, has no row. `without_images`: shards that were committed and hold no image, and what is left out of them, of the first
-    `NAMED`.
+    `NAMED`. `num_misplaced`: tables in folders that engines take for columns, `num_replaced` of which this run removed.
     """
 
     run_id: str
@@ -53,6 +54,8 @@ class Summary:
     pending_bytes: int
     num_orphans: int
     meaningless: bool
+    num_misplaced: int = 0
+    num_replaced: int = 0
     num_committed: int = 0
     counts: Counts = field(default_factory=Counts)
     num_failed: int = 0
@@ -88,6 +91,11 @@ class Summary:
             told.append(f"{self.num_without_images - NOTED:,} more shards hold no image: num_images is 0 in the table shards/")
         if self.num_orphans:
             told.append(f"{self.num_orphans:,} tables are of shards that are no longer in the input")
+        if self.num_replaced:
+            told.append(f"{self.num_replaced:,} tables were removed from folders that engines take for columns: their shards have new ones")
+        if left := self.num_misplaced - self.num_replaced:
+            told.append(f"{left:,} tables are in folders that engines take for columns: a run removes those whose shards have new ones, "
+                        "if the store lets it")
         if self.meaningless:
             told.append("these weights are untrained: the labels mean nothing")
         told += filter(None, (self.runner_note, self.precision_note))
@@ -171,7 +179,7 @@ class Tally:
         if segment["end"]:
             row |= {"total": segment["first"] + segment["num_images"], "left_out": segment["left_out"]}
         if segment["file_size"] is not None:
-            row |= {"file": segment["shard"] + ".parquet", "file_size": segment["file_size"], "file_etag": segment["file_etag"]}
+            row |= {"file": table_path(segment["shard"]), "file_size": segment["file_size"], "file_etag": segment["file_etag"]}
         if segment["failure"] is not None and segment["retryable"] and not self.last_attempt:
             del self.open[key]
             if len(self.failures) < REASONS:
@@ -184,11 +192,11 @@ class Tally:
     def settle(self, *, last: bool) -> None:
         """End of an attempt: what nobody reported is committed if the output says so; else failed, if it was the last."""
         silent = self.left().tolist()
-        names = pc.binary_join_element_wise(self.pending.take(pa.array(silent, pa.int64())), ".parquet", "")
+        names = table_paths(self.pending.take(pa.array(silent, pa.int64())))
         finished = self._finished(names) if silent else {}
         for number in silent:
             shard = self.pending[number].as_py()
-            entry = finished.get(shard + ".parquet")
+            entry = finished.get(table_path(shard))
             row = self.open.get((number, entry["source_etag"])) if entry else None
             if entry and row:
                 table = storage.read_bytes(labels_uri(self.output, self.summary.model_id, shard))
