@@ -196,7 +196,9 @@ def test_a_foreign_parquet_is_named(output, name, content):
     else:
         pq.write_table(pa.table({"x": [1], "label": [7]}), path)
     assert name in refusal(output, "rejects") and name in refusal(output, "labels")
+    assert name in refusal(output, "--sql", "SELECT count(*) FROM labels")
     (path.parent / "notes.txt").write_text("x")
+    shutil.copy(path.parent / "a.tar.parquet", path.parent / "a (1).tar.parquet")
     (path.parent / "_SUCCESS").write_text("")
     path.unlink()
     assert answer(output, "labels") == ANSWERS["labels"][1]
