@@ -15,7 +15,7 @@ import duckdb
 
 from pipeline import weights
 from pipeline.config import UserError
-from pipeline.output import labels_folder
+from pipeline.output import labels_folder, tables_glob
 
 JOBS = Path(__file__).parent
 FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
@@ -45,7 +45,7 @@ def main() -> int:
         return status
     model_id = weights.identify(chosen).model_id
     print(duckdb.sql(f"SELECT key, width, height, label, round(prob, 3) AS prob, error "
-                     f"FROM '{labels_folder(str(tables), model_id)}/**/*.parquet' ORDER BY key"))
+                     f"FROM {tables_glob(labels_folder(str(tables), model_id))} ORDER BY key"))
     return 0
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 
 from pipeline.config import UserError, parse_config
-from pipeline.output import labels_folder, report_uri
+from pipeline.output import labels_folder, report_uri, tables_glob
 from pipeline.report import duration
 from pipeline.run import label
 from pipeline.stop import Stop, Stopped
@@ -73,7 +73,7 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
     tables = labels_folder(output, summary.model_id)
     print(f"tables    {tables}")
     print(f"report    {report_uri(output, summary.run_id)}")
-    print(f"duckdb    SELECT label, count(*) AS images FROM '{tables}/**/*.parquet' GROUP BY ALL ORDER BY images DESC;")
+    print(f"duckdb    SELECT label, count(*) AS images FROM {tables_glob(tables)} GROUP BY ALL ORDER BY images DESC;")
 
 
 if __name__ == "__main__":

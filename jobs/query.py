@@ -4,6 +4,8 @@
   jobs/query.py --output s3://bucket/tables labels
   jobs/query.py --output tables/ neighbours --set key=n02492660_howler_monkey --set number=5
   jobs/query.py --output tables/ --sql "SELECT label, count(*) FROM labels GROUP BY ALL"
+
+Exit status: 0 answered, 2 wrong usage, or what DuckDB says of the question.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import sys
 from pipeline.config import UserError
 
 try:
-    from pipeline.query import ask, connect, named
+    from pipeline.query import ask, connect, named, strangers, told
 except ImportError as error:
     sys.exit(f"error: jobs/query.py needs DuckDB: pip install -c constraints.txt '.[sql]' ({error})")
 
@@ -22,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=f"{__doc__}\nqueries:\n{names}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, metavar="URI", help="the tables, as given to jobs/label.py")
-    parser.add_argument("--model", metavar="MODEL_ID", help="of one model only (default: of all)")
+    parser.add_argument("--model", metavar="MODEL_ID", help="which model's tables, if there are several")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the query")
     question = parser.add_mutually_exclusive_group(required=True)
     question.add_argument("query", nargs="?", choices=list(named()), metavar="QUERY", help="one of those above")
@@ -33,7 +35,12 @@ def main() -> int:
     except ValueError:
         parser.error("--set takes NAME=VALUE")
     try:
-        ask(connect(options.output, options.model), options.sql or options.query, settings).show(max_rows=10_000)
+        question = options.query if options.sql is None else options.sql
+        connection = connect(options.output, options.model)
+        with told(connection):
+            ask(connection, question, settings).show(max_rows=10_000)
+        if note := strangers(connection, question):
+            print(f"note: {note}", file=sys.stderr)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.table_paths import shard_of, table_paths
+
 FINISHED = pa.schema([  # that a file of the output holds the rows of one version of its shard
     ("file", pa.string()),  # relative to labels/model=<model_id>/
     ("file_size", pa.int64()),
@@ -27,12 +29,14 @@ _FILE, _OF = ["path", "size", "etag"], ["file", "file_size", "file_etag"]
 class Plan:
     """`pending`: the shards to label, in order of their paths. `num_done`: those that need nothing.
 
-    `orphans`: files of the output whose shard is no longer in the input. Both are tables of `FILES`.
+    `orphans`: files of the output whose shard is no longer in the input. `misplaced`: files where no shard's table lies
+    (`table_paths`): those of before such places were left free. All three are tables of `FILES`.
     """
 
     pending: pa.Table
     num_done: int
     orphans: pa.Table
+    misplaced: pa.Table
 
 
 def unknown(outputs: pa.Table, ledger: pa.Table) -> pa.Table:
@@ -49,8 +53,10 @@ def plan(inputs: pa.Table, outputs: pa.Table, finished: pa.Table) -> Plan:
         finished: `FINISHED`, of files present or past; entries for files that are gone or replaced do not count.
     """
     present = finished.join(outputs, _OF, _FILE, "left semi")
-    wanted = inputs.select(_FILE).append_column("file", pc.binary_join_element_wise(inputs["path"], ".parquet", ""))
+    wanted = inputs.select(_FILE).append_column("file", table_paths(inputs["path"]))
     pending = wanted.join(present, ["file", "size", "etag"], ["file", "source_size", "source_etag"], "left anti")
     orphans = outputs.join(wanted, "path", "file", "left anti")
     chosen = inputs.filter(pc.is_in(inputs["path"], pending["path"].combine_chunks()))  # a join takes no lists along
-    return Plan(chosen.sort_by("path"), len(inputs) - len(pending), orphans.sort_by("path"))
+    misplaced = pa.array([shard_of(path) is None for path in orphans["path"].to_pylist()], pa.bool_())
+    return Plan(chosen.sort_by("path"), len(inputs) - len(pending), orphans.filter(pc.invert(misplaced)).sort_by("path"),
+                orphans.filter(misplaced).sort_by("path"))

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import ledger, storage
+from pipeline.table_paths import shard_of
 
 RUNS_BACK = 50  # looked through for one that labelled something
 
@@ -27,8 +28,8 @@ def adopt(output: str, model_id: str, footers: pa.Table, run_id: str) -> None:
     """
     rows = sorted((row for row in footers.to_pylist() if row["run_id"]), key=itemgetter("run_id"))
     for author, of_run in groupby(rows, itemgetter("run_id")):
-        entries = [row | {"shard": row["file"].removesuffix(".parquet"), "model_id": model_id, "status": "committed",
-                          "labelled_at": _begun(author)} for row in of_run]
+        entries = [row | {"shard": shard, "model_id": model_id, "status": "committed", "labelled_at": _begun(author)}
+                   for row in of_run if (shard := shard_of(row["file"])) is not None]
         ledger.write(output, "shards", f"{author}-found-by-{run_id}", entries, ledger.SHARDS)
         for row in ledger.read_rows(output, "runs", author + ".parquet", ledger.RUNS, []).to_pylist():
             if row["status"] in ("done", "failed"):  # of those that were killed all is counted anew

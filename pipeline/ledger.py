@@ -24,6 +24,7 @@ from pipeline.listing import FILES, list_files
 from pipeline.output import labels_folder
 from pipeline.parquet import DAMAGE, read_table
 from pipeline.retry import retrying
+from pipeline.table_paths import SUFFIX, table_path
 
 SHARDS = pa.schema([  # one row a shard and run
     ("run_id", pa.string()),
@@ -65,6 +66,7 @@ RUNS = pa.schema([  # one row a run
     ("num_skipped", pa.int64()),     # shards that were done before
     ("num_committed", pa.int64()),
     ("num_failed", pa.int64()),
+    ("num_orphans", pa.int64()),     # tables of shards that the input no longer has (of --partition only, if it was given)
     ("num_images", pa.int64()),
     ("num_rejected", pa.int64()),
     ("rejected", REJECTED),
@@ -141,14 +143,21 @@ def list_table(output: str, table: str) -> list[str]:
 
 
 def list_labels(output: str, model_id: str, partition: str | None = None) -> pa.Table:
-    """The finished files of a model, or those of one folder, as a table of `FILES`, `path` relative to
-    `labels/model=<model_id>/`."""
+    """The finished files of a model, or those of one folder of the input, as a table of `FILES`, `path` relative to
+    `labels/model=<model_id>/`. Files of other names are passed over."""
     folder = labels_folder(output, model_id)
-    files = _list(folder if partition is None else storage.join(folder, partition))
-    if partition is not None:
-        paths = pc.binary_join_element_wise(partition.strip("/"), files["path"], "/")
-        files = files.set_column(0, FILES.field("path"), paths)
+    if partition is None:
+        files = _list(folder)
+    else:
+        mirrored, plain = table_path(partition.strip("/") + "/").removesuffix("/" + SUFFIX), partition.strip("/")
+        files = pa.concat_tables(_below(folder, place) for place in dict.fromkeys((mirrored, plain)))  # the second may have misplaced ones
     return files.filter(pc.match_substring_regex(files["path"], r"(^|/)[^./][^/]*\.parquet$"))
+
+
+def _below(folder: str, place: str) -> pa.Table:
+    """What is listed at a place in a folder, by its path in the folder."""
+    files = _list(storage.join(folder, place))
+    return files.set_column(0, FILES.field("path"), pc.binary_join_element_wise(place, files["path"], "/"))
 
 
 def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:

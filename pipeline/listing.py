@@ -48,6 +48,18 @@ def list_files(uri: str) -> pa.Table:
     return _list(uri, None, odd=False).select(FILES.names)
 
 
+def list_folders(uri: str) -> list[str]:
+    """The names of the folders in a folder, in order; what is in them is not listed.
+
+    Raises:
+        FileNotFoundError: there is nothing at `uri`.
+        PermissionError: the store refuses to list.
+    """
+    fs, root = locate(uri)
+    found = retrying(lambda: fs.ls(root, detail=True))
+    return sorted(printable(str(info["name"]).rstrip("/").rpartition("/")[2]) for info in found if info["type"] == "directory")
+
+
 def list_input(uri: str, without: str | None = None) -> pa.Table:
     """The same of an input, with a column `changed`, in seconds since 1970, and with what cannot be read (`MISSING`, `REFUSED`, `LOOP`).
 

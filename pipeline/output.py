@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -17,13 +19,23 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config, UserError
-from pipeline.listing import list_files
+from pipeline.listing import list_files, list_folders
 from pipeline.parquet import DAMAGE, read_table
+from pipeline.table_paths import SUFFIX, misread, shard_of, table_path
+
+LOOKED_AT = 20  # tables, for one that names its input
+REMOVED_AT_ONCE = 16
 
 
 def labels_folder(output: str, model_id: str) -> str:
     """Where a model's tables are, and nothing else."""
     return storage.join(output, "labels", f"model={model_id}")
+
+
+def tables_glob(folder: str) -> str:
+    """All tables in a folder, as a string of DuckDB's SQL: what would be a pattern in the folder's own path stands for itself."""
+    escaped = re.sub(r"[*?\[]", r"[\g<0>]", folder).replace("'", "''")
+    return f"'{escaped}/**/*.parquet'"
 
 
 def report_uri(output: str, run_id: str) -> str:
@@ -39,18 +51,45 @@ def remove_old_reports(output: str, keep: int) -> None:
 
 
 def labels_uri(output: str, model_id: str, shard: str) -> str:
-    """The one file of a shard: its own path, mirrored, and `.parquet` behind it. Raises OSError for a path with `..`."""
+    """The one file of a shard: its own path, mirrored (`table_paths`). Raises OSError for a path with `..`."""
     if not {"", ".", ".."}.isdisjoint(shard.split("/")):
         raise OSError(errno.EINVAL, f"a table for {shard!r} would lead out of the output, or not be the only one of its name")
-    return storage.join(labels_folder(output, model_id), shard + ".parquet")
+    return storage.join(labels_folder(output, model_id), table_path(shard))
+
+
+def remove_misplaced(output: str, model_id: str, paths: list[str]) -> int:
+    """Remove tables that lie where none does any more, each only if its shard has one at its own place; how many were removed.
+
+    What the store refuses to remove stays.
+    """
+    folder = labels_folder(output, model_id)
+
+    def remove(path: str) -> bool:
+        try:
+            storage.remove(storage.join(folder, path))
+        except Exception:  # noqa: BLE001  # each store has its own exceptions
+            return False
+        return True
+
+    try:
+        present = set(list_files(folder)["path"].to_pylist())
+    except Exception:  # noqa: BLE001
+        return 0
+    with ThreadPoolExecutor(REMOVED_AT_ONCE) as pool:
+        return sum(pool.map(remove, [path for path in paths if table_path(path.removesuffix(SUFFIX)) in present]))
 
 
 def check_root(config: Config, damaged: list[str]) -> None:
     """Raise UserError if the output holds the labels of another input root, which this run's would replace.
 
+    Or if DuckDB, which looks at all of a path, would read a folder above the tables as a column of theirs.
+
     Args:
         damaged: gets the marks of the output that cannot be understood; `claim` writes them anew.
     """
+    if folder := misread(config.output):
+        raise UserError(f"--output {config.output}: DuckDB takes its folder {folder}=… for the column {folder} of the tables; "
+                        "name another --output, or rename that folder.")
     owner = _owner(config.output, damaged)
     if owner is not None and owner != config.input:
         raise UserError(f"--output {config.output} holds the labels of --input {owner}, and an output belongs to one "
@@ -74,7 +113,6 @@ def check_kind(config: Config, outputs: pa.Table, found: pa.Table) -> None:
                         f"give --format {formats[first]}, or another --output.")
 
 
-FOOTERS_LOOKED_AT = 20  # tables, for one that says whose they are
 _GROUP = re.compile(r"images-(first|[0-9a-f]{12})\.parquet")
 
 
@@ -117,8 +155,7 @@ def only_model(output_uri: str) -> str:
         UserError: it has none, or those of several; or it cannot be read.
     """
     try:
-        paths = list_files(storage.join(output_uri, "labels"))["path"].to_pylist()
-        models = sorted({path.split("/")[0].removeprefix("model=") for path in paths if "/" in path})
+        models = _models(output_uri)
     except FileNotFoundError as error:
         try:
             failure = _last_failure(output_uri)
@@ -133,6 +170,15 @@ def only_model(output_uri: str) -> str:
     return models[0]
 
 
+def _models(output: str) -> list[str]:
+    """The models that have a folder; of several those that have a table in it, for a killed run may leave an empty one."""
+    labels = storage.join(output, "labels")
+    models = [name.removeprefix("model=") for name in list_folders(labels) if name.startswith("model=")]
+    if len(models) == 1:
+        return models
+    return [model for model in models if any(path.endswith(SUFFIX) for path in list_files(labels_folder(output, model))["path"].to_pylist())]
+
+
 def _last_failure(output: str) -> str:
     """Why the newest run of an output without labels committed nothing. Raises FileNotFoundError if there was no run."""
     for path in sorted(list_files(storage.join(output, "shards"))["path"].to_pylist(), reverse=True):
@@ -143,7 +189,7 @@ def _last_failure(output: str) -> str:
 
 
 def _owner(output: str, damaged: list[str]) -> str | None:
-    """The input root of an output: as its mark says, or if that is lost, as the footers of tables do."""
+    """The input root of an output: as its mark says, or if that is lost, as the footer of one of its first tables does."""
     mark = _read(storage.join(output, "input.json"))
     if mark is not None:
         try:
@@ -157,11 +203,12 @@ def _owner(output: str, damaged: list[str]) -> str | None:
         paths = list_files(storage.join(output, "labels"))["path"].to_pylist()
     except FileNotFoundError:
         return None
-    tables = [path for path in paths if path.endswith(".parquet") and "/" in path]
-    for table in tables[:FOOTERS_LOOKED_AT]:
+    tables = (path for path in paths if path.endswith(SUFFIX) and path.startswith("model=") and "/" in path)
+    for path in itertools.islice(tables, LOOKED_AT):
         try:
-            footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", table)))).metadata or {}
-            shard = table.split("/", 1)[1].removesuffix(".parquet")  # behind model=<model_id>/
+            footer = pq.read_metadata(io.BytesIO(storage.read_bytes(storage.join(output, "labels", path)))).metadata or {}
+            mirrored = path.partition("/")[2]  # behind model=<model_id>/
+            shard = shard_of(mirrored) or mirrored.removesuffix(SUFFIX)
             return str(footer[b"source_uri"].decode().removesuffix("/" + shard))
         except (FileNotFoundError, *DAMAGE):
             continue

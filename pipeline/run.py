@@ -53,7 +53,8 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
         made, found_footers = _plan(config, chosen, found, damaged)
         stop.check()
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
-                          pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out, damaged=damaged)
+                          pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out,
+                          num_misplaced=len(made.misplaced), damaged=damaged)
         if config.dry_run:
             summary.expected_s = history.expected_s(config.output, run_id, summary.pending_bytes)
             return summary
@@ -63,6 +64,8 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
             if len(made.pending):
                 stop.check()
                 execute(config, chosen, classes, made.pending, summary, lease, stream, stop)
+            if summary.num_misplaced:
+                summary.num_replaced = output.remove_misplaced(config.output, chosen.model_id, made.misplaced["path"].to_pylist())
         finally:
             summary.seconds = time.monotonic() - begun
             with trying_once() if summary.unrecorded else nullcontext():
@@ -96,15 +99,15 @@ def _plan(config: Config, chosen: Weights, found: inputs.Found, damaged: list[st
     try:
         output.check_root(config, damaged)
         outputs = ledger.list_labels(config.output, chosen.model_id, config.partition)
-        output.check_kind(config, outputs, found.shards)
         finished = ledger.read_finished(config.output, chosen.model_id, damaged)
         unknown = catalog.unknown(outputs, finished)
         footers = ledger.read_footers(config.output, chosen.model_id, unknown)
+        finished = pa.concat_tables([finished, footers.select(catalog.FINISHED.names)])
+        output.check_kind(config, outputs.filter(pc.is_in(outputs["path"], finished["file"])), found.shards)
     except UserError:
         raise
     except Exception as error:
         raise storage.explain("output", config.output, error) from error
-    finished = pa.concat_tables([finished, footers.select(catalog.FINISHED.names)])
     return catalog.plan(found.shards, outputs, finished), footers
 
 
@@ -148,6 +151,7 @@ def _run_row(config: Config, summary: Summary, status: str, started_at: datetime
         "model_id": summary.model_id, "device": summary.device, "precision": summary.precision, "runner": summary.runner,
         "hardware": summary.hardware, "versions": json.dumps(versions | {"python": platform.python_version()}),
         "config": json.dumps(dataclasses.asdict(config)), "pending_bytes": summary.pending_bytes, "num_skipped": summary.num_skipped,
-        "num_committed": summary.num_committed, "num_failed": summary.num_failed, **summary.counts.columns(),
+        "num_committed": summary.num_committed, "num_failed": summary.num_failed,
+        "num_orphans": summary.num_orphans + summary.num_misplaced - summary.num_replaced, **summary.counts.columns(),
         "num_left_out": summary.left_out.total(), "left_out": summary.left_out.rows(), "images_per_s": summary.images_per_s,
         "cpu_s": summary.cpu_s, "gpu_s": summary.gpu_s}

@@ -25,6 +25,7 @@ from pipeline.left_out import LeftOut
 from pipeline.output import labels_uri
 from pipeline.parquet import read_table
 from pipeline.retry import told
+from pipeline.table_paths import table_path, table_paths
 
 FLUSH_LEDGER_S = 60.0
 FEW_ROWS = 200
@@ -44,7 +45,8 @@ class Summary:
     `num_blocks` those that were labelled on another node than decoded. `unrecorded`: why the run's row, its shards' rows or its
     report are missing, if they are. `findings`: what is worth showing of it. `left_out`: what of the input, and of the shards that were
     committed, has no row. `without_images`: shards that were committed and hold no image, and what is left out of them, of the first
-    `NAMED`. `damaged`: files of the output, but for tables, that could not be understood.
+    `NAMED`. `damaged`: files of the output, but for tables, that could not be understood. `num_misplaced`: tables in folders that
+    engines take for columns, `num_replaced` of which this run removed.
     """
 
     run_id: str
@@ -54,6 +56,8 @@ class Summary:
     pending_bytes: int
     num_orphans: int
     meaningless: bool
+    num_misplaced: int = 0
+    num_replaced: int = 0
     num_committed: int = 0
     counts: Counts = field(default_factory=Counts)
     num_failed: int = 0
@@ -95,6 +99,11 @@ class Summary:
             told.append(f"{len({*self.damaged}) - NOTED:,} more files of the ledger are damaged")
         if self.num_orphans:
             told.append(f"{self.num_orphans:,} tables are of shards that are no longer in the input")
+        if self.num_replaced:
+            told.append(f"{self.num_replaced:,} tables were removed from folders that engines take for columns: their shards have new ones")
+        if left := self.num_misplaced - self.num_replaced:
+            told.append(f"{left:,} tables are in folders that engines take for columns: a run removes those whose shards have new ones, "
+                        "if the store lets it")
         if self.meaningless:
             told.append("these weights are untrained: the labels mean nothing")
         told += filter(None, (self.runner_note, self.precision_note))
@@ -178,7 +187,7 @@ class Tally:
         if segment["end"]:
             row |= {"total": segment["first"] + segment["num_images"], "left_out": segment["left_out"]}
         if segment["file_size"] is not None:
-            row |= {"file": segment["shard"] + ".parquet", "file_size": segment["file_size"], "file_etag": segment["file_etag"]}
+            row |= {"file": table_path(segment["shard"]), "file_size": segment["file_size"], "file_etag": segment["file_etag"]}
         if segment["failure"] is not None and segment["retryable"] and not self.last_attempt:
             del self.open[key]
             if len(self.failures) < REASONS:
@@ -237,7 +246,7 @@ class Tally:
         """What the output's tables of these shards say of themselves, as rows of `FOOTERS`, each with the shard's number."""
         if not numbers:
             return []
-        names = pc.binary_join_element_wise(self.pending.take(pa.array(numbers, pa.int64())), ".parquet", "")
+        names = table_paths(self.pending.take(pa.array(numbers, pa.int64())))
         files = ledger.list_labels(self.output, self.summary.model_id)
         files = files.filter(pc.is_in(files["path"], names))
         found = ledger.read_footers(self.output, self.summary.model_id, files)

@@ -23,6 +23,7 @@ from pipeline.output import labels_uri, only_model
 from pipeline.parquet import read_table
 from pipeline.retry import Replaced, told
 from pipeline.shards import ShardUnreadable
+from pipeline.table_paths import table_path
 
 _COLUMNS = ["shard", "index", "key", "sha256", "error"]
 
@@ -73,7 +74,7 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
             proof.left_out.add(part.left_out.rows())
             digest.update(part.digest.encode())
     proof.num_shards = len(found)
-    for path in sorted(tables - {path + ".parquet" for path in found["path"].to_pylist()}):
+    for path in sorted(tables - set(map(table_path, found["path"].to_pylist()))):
         proof.num_foreign += 1
         proof.problems.append(f"foreign: {path} is of no shard of the input")
     proof.digest = digest.hexdigest()
@@ -93,7 +94,7 @@ def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, A
         part.problems.append(f"unreadable: {shard}: {told(error)}")
         return part
     part.num_samples = len(samples)
-    if shard + ".parquet" not in tables:
+    if table_path(shard) not in tables:
         part.num_missing = len(samples)
         part.problems.append(f"missing: {shard} has no table ({len(samples)} samples)")
         return part

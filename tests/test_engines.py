@@ -13,7 +13,7 @@ import pytest
 import sqlglot
 
 from pipeline.query import ask, connect
-from tests.test_query import ANSWERS, MODEL, NIGHTS, fill
+from tests.test_query import ANSWERS, MODEL, NAMES, NIGHTS, fill
 
 SQL = files("pipeline") / "sql"
 EXPECTED = {name: rows for name, (_, rows) in ANSWERS.items()}
@@ -23,7 +23,7 @@ EXPECTED |= {  # what the files for other engines ask for less of
     "duplicates": [row[:2] for row in EXPECTED["duplicates"]],
     "low_confidence": [row[:4] for row in EXPECTED["low_confidence"]],
     "neighbours": [*EXPECTED["neighbours"], ("a.tar", "a0'", "crane", 0.0), ("dt=2026-11-24/b.tar", "d0'", "crane", 0.0)],
-    "throughput": [(night.date(), 1, 4, 0, 2.0) for night in NIGHTS],
+    "throughput": [(name, f"{night:%Y%m%dT%H%M%S}", 1, 4, 0, 2.0) for name, night in zip(NAMES, NIGHTS, strict=True)],
     "top5": [*EXPECTED["top5"], ("dt=2026-11-24/b.tar", "d0'", 2, "dog", 0.2), ("a.tar", "a0'", 2, "dog", 0.05)]}
 
 

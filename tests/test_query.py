@@ -18,6 +18,8 @@ from tests.conftest import job
 MODEL = "inception_v4-00000000"
 LABELS = pa.array(["crane", "dog", "crane"])
 NIGHTS = datetime(2026, 11, 23, 3, tzinfo=UTC), datetime(2026, 11, 24, 3, tzinfo=UTC)
+NAMES = [f"night-{night:%Y-%m-%d}" for night in NIGHTS]
+RUNS = [f"{night:%Y%m%dT%H%M%S}-{name}-00000a" for night, name in zip(NIGHTS, NAMES, strict=True)]
 # shard, then its images: label_id, prob, what kind of embedding, sha256, error
 SHARDS = {"a.tar": [(0, 0.9, 0, "s0", None), (1, 0.8, 1, "s1", None), (1, 0.3, 1, "s2", None), (0, 0.0, 0, "s3", "truncated")],
           "dt=2026-11-24/b.tar": [(2, 0.6, 2, "s4", None), (1, 0.4, 1, "s1", None), (0, 0.0, 0, None, "not_a_file"),
@@ -39,11 +41,11 @@ def fill(output: str) -> None:
         embedding[:, 3] = np.array(indices) / 10
         Sink(output, "r", MODEL).write(Source(shard, f"in/{shard}", 1, "e"), rows(samples, Answers(label_id, prob, embedding), LABELS),
                                        0, True)
-        row = {"run_id": f"r{number}", "shard": shard, "model_id": MODEL, "status": "committed", "labelled_at": NIGHTS[number]}
-        ledger.write(output, "shards", f"r{number}-0", [row], ledger.SHARDS)
-        run = {"run_id": f"r{number}", "model_id": MODEL, "started_at": NIGHTS[number], "seconds": 2.0, "num_images": 4,
+        row = {"run_id": RUNS[number], "shard": shard, "model_id": MODEL, "status": "committed", "labelled_at": NIGHTS[number]}
+        ledger.write(output, "shards", f"{RUNS[number]}-0", [row], ledger.SHARDS)
+        run = {"run_id": RUNS[number], "model_id": MODEL, "started_at": NIGHTS[number], "seconds": 2.0, "num_images": 4,
                "num_committed": 1, "num_failed": 0, "num_rejected": 1 + number, "device": "cpu", "status": "done"}
-        ledger.write(output, "runs", f"r{number}", [run], ledger.RUNS)
+        ledger.write(output, "runs", RUNS[number], [run], ledger.RUNS)
 
 
 ANSWERS = {
@@ -57,7 +59,8 @@ ANSWERS = {
     "duplicates": ({}, [("s1", 2, ["a.tar : a1'", "dt=2026-11-24/b.tar : d1'"])]),
     "low_confidence": ({"below": "0.5"}, [("a.tar", "a2'", "dog", 0.3, "dog", 0.35),
                                           ("dt=2026-11-24/b.tar", "d1'", "dog", 0.4, "dog", 0.3)]),
-    "throughput": ({}, [(NIGHTS[0].date(), 1, 1, 0, 4, 1, 2.0, 2.0, "cpu"), (NIGHTS[1].date(), 1, 1, 0, 4, 2, 2.0, 2.0, "cpu")]),
+    "throughput": ({}, [(NAMES[0], "20261123T030000", 1, 1, 0, 4, 1, 2.0, 2.0, "cpu"),
+                         (NAMES[1], "20261124T030000", 1, 1, 0, 4, 2, 2.0, 2.0, "cpu")]),
 }
 
 
@@ -85,7 +88,7 @@ def test_each_query_gives_the_known_answer(output, name):
 def test_views_and_settings(output):
     connection = connect(output, MODEL)
     assert ask(connection, "SELECT count(*), count(DISTINCT model) FROM labels").fetchall() == [(8, 1)]
-    assert ask(connect(output), "drift", {"before": "2026-11-24", "after": "2026-11-23", "number": "1"}).fetchall() == [
+    assert ask(connect(output), "drift", {"before": NAMES[1], "after": NAMES[0], "number": "1"}).fetchall() == [
         (2, "crane", 1, 0, 0.5, 0.0, -0.5)]
     for question, settings, says in (("labels", {"colour": "red"}, "--set colour: .* it has number"), ("SELEC", {}, "DuckDB: ")):
         with pytest.raises(UserError, match=says):

@@ -17,8 +17,8 @@ STORED AS PARQUET LOCATION 's3://BUCKET/TABLES/shards/';
 CREATE EXTERNAL TABLE runs (
     run_id string, status string, started_at timestamp, seconds double, input string, model_id string, device string,
     `precision` string, runner string, hardware string, versions string, config string, pending_bytes bigint, num_skipped bigint, num_committed bigint,
-    num_failed bigint, num_images bigint, num_rejected bigint, rejected array<struct<error:string,num_images:bigint>>,
-    num_left_out bigint, left_out array<struct<reason:string,suffix:string,num_files:bigint,example:string>>,
+    num_failed bigint, num_orphans bigint, num_images bigint, num_rejected bigint,
+    rejected array<struct<error:string,num_images:bigint>>, num_left_out bigint, left_out array<struct<reason:string,suffix:string,num_files:bigint,example:string>>,
     labels array<struct<label_id:smallint,num_images:bigint>>, confidence array<bigint>, images_per_s double, cpu_s double,
     gpu_s double)
 STORED AS PARQUET LOCATION 's3://BUCKET/TABLES/runs/';

@@ -1,15 +1,23 @@
 -- Labels whose share changed most between the images labelled in two nights, of those that are still in the tables.
--- Set: before, after (dates; the last two nights that labelled something); number (20), rows shown.
+-- A night is the runs of one --run-name, or one run without a name.
+-- Set: before, after (as throughput names nights; the last two that labelled something); number (20), rows shown.
 WITH last AS (
-    SELECT model_id, shard, max_by(labelled_at::DATE, labelled_at) AS night
-    FROM shards WHERE status = 'committed' GROUP BY ALL
+    SELECT model_id, shard, max_by(run_id, labelled_at) AS run_id FROM shards WHERE status = 'committed' GROUP BY ALL
+), named AS (
+    SELECT *, coalesce(nullif(regexp_extract(run_id, '^[^-]+-(.+)-[0-9a-f]{6}$', 1), ''), run_id) AS night FROM last
 ), nights AS (
-    SELECT coalesce(getvariable('before')::DATE, (SELECT max(night) FROM last WHERE night < (SELECT max(night) FROM last))) AS before,
-           coalesce(getvariable('after')::DATE, (SELECT max(night) FROM last)) AS after
+    SELECT night, row_number() OVER (ORDER BY min(run_id) DESC) AS ago FROM named GROUP BY night
+), chosen AS (
+    SELECT CASE WHEN getvariable('before') IS NULL THEN (SELECT night FROM nights WHERE ago = 2)
+                ELSE (SELECT coalesce(max(night), error('the query knows no night ' || getvariable('before') || ' that labelled something'))
+                      FROM nights WHERE night = getvariable('before')) END AS before,
+           CASE WHEN getvariable('after') IS NULL THEN (SELECT night FROM nights WHERE ago = 1)
+                ELSE (SELECT coalesce(max(night), error('the query knows no night ' || getvariable('after') || ' that labelled something'))
+                      FROM nights WHERE night = getvariable('after')) END AS after
 ), counted AS (
     SELECT label_id, any_value(label) AS label,
            count(*) FILTER (night = before) AS images_before, count(*) FILTER (night = after) AS images_after
-    FROM labels JOIN last ON last.shard = labels.shard AND last.model_id = labels.model, nights
+    FROM labels JOIN named ON named.shard = labels.shard AND named.model_id = labels.model, chosen
     WHERE error IS NULL GROUP BY label_id
 ), shared AS (
     SELECT *, images_before / nullif(sum(images_before) OVER (), 0) AS share_before,
