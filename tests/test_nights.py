@@ -43,7 +43,7 @@ def test_two_nights(tmp_path):
     assert "1 tables are of shards that are no longer in the input" in done.stdout
     assert labels(output).items() > before.items() and len(labels(output)) == 111
     runs = pq.read_table(output / "runs").sort_by("started_at").to_pylist()
-    assert [run["run_id"].partition("-")[2] for run in runs] == ["first", "first", "second"]
+    assert [run["run_id"].split("-")[1] for run in runs] == ["first", "first", "second"]
     assert [(run["num_committed"], run["num_skipped"], run["status"]) for run in runs] == [
         (50, 0, "done"), (50, 50, "done"), (11, 98, "done")]
     assert [path.name for path in (output / "reports").iterdir()] == [runs[-1]["run_id"] + ".html"]

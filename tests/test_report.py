@@ -47,7 +47,7 @@ def test_the_page_holds_what_it_should(reports):
         assert len(pictures) > 2 * gallery and {picture.size for picture in pictures} == {(150, 150)}
         assert len(page) < 3_000_000
     assert str(escape(SCRIPT)) in second and second.count('<th scope="row">truncated</th>') == 1
-    assert "bad.tar" in second and "ShardUnreadable" in second and "--batch-size" in second
+    assert "bad.tar" in second and "it ends inside" in second and "--batch-size" in second
     assert f'href="{reports[0].name}"' in second and "Labels whose share changed most" in second
     assert "There is none that labelled anything." in first
 

@@ -200,8 +200,8 @@ def test_tables_at_the_places_of_before_leave_no_twin(tmp_path, monkeypatch, ref
 @pytest.mark.parametrize("above", ["label=7", "a/KEY=7/b", "model=x"])
 def test_an_output_in_such_a_folder_is_refused(tmp_path, above):
     with pytest.raises(UserError, match=f"DuckDB takes its folder {above.strip('a/').partition('=')[0]}=… for the column"):
-        check_root(Config(input=str(tmp_path / "in"), output=str(tmp_path / above / "out")))
-    check_root(Config(input=str(tmp_path / "in"), output=str(tmp_path / "dt=7/out")))
+        check_root(Config(input=str(tmp_path / "in"), output=str(tmp_path / above / "out")), [])
+    check_root(Config(input=str(tmp_path / "in"), output=str(tmp_path / "dt=7/out")), [])
 
 
 def test_the_owner_is_read_from_the_first_table_of_ours(tmp_path):
@@ -212,7 +212,7 @@ def test_the_owner_is_read_from_the_first_table_of_ours(tmp_path):
     pq.write_table(pa.table({"x": [1]}), folder / "b.parquet")
     (folder.parent / "_SUCCESS").write_bytes(b"")
     with pytest.raises(UserError, match="holds the labels of --input in, and"):
-        check_root(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out")))
+        check_root(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out")), [])
     assert len(list_files(str(folder))) == 3
 
 
