@@ -69,14 +69,12 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
         raise UserError(f"--image-size {recipe.image_size}: the network needs at least {SMALLEST} pixels.")
     check_uri("save", folder)
     folder = canonical_uri(folder)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    known = truth.read(examples.where, examples.uri, examples.inputs, examples.format, _on_cluster)
+    known = _truth_of(examples)
     classes = load_classes(classes_path) if classes_path else truth.classes_of(known["value"].to_pylist())
     train_shards = _shards(examples, known, classes)
     valid_shards = train_shards
     if validation is not None:
-        valid_shards = _shards(validation, truth.read(validation.where, validation.uri, validation.inputs, validation.format,
-                                                      _on_cluster), classes)
+        valid_shards = _shards(validation, _truth_of(validation), classes)
     num_images = sum(map(len, train_shards["keys"].to_pylist()))
     if num_images < recipe.batch_size:
         raise UserError(f"--batch-size {recipe.batch_size}: --input has {num_images:,} images with a truth.")
@@ -85,6 +83,7 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
                     "weights": chosen.digest if chosen else None})
 
     stream.write(f"{num_images:,} images of {len(classes):,} classes in {len(train_shards):,} shards\n")
+    _start_ray()
     cpus, gpus = (ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU"))
     num_workers = num_workers or max(1, int(gpus))
     if recipe.batch_size % num_workers:
@@ -113,6 +112,18 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
         lines.put(None)
         shown.join(10)
     return figures
+
+
+def _start_ray() -> None:
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+
+
+def _truth_of(examples: Examples) -> pa.Table:
+    """The truth; where it is inside of tars, all their bytes are read for it, and that the cluster does."""
+    if not examples.where.startswith("member:"):
+        return truth.read(examples.where, examples.uri, examples.inputs, examples.format)
+    _start_ray()
+    return truth.read(examples.where, examples.uri, examples.inputs, examples.format, _on_cluster)
 
 
 def _on_cluster(work: Callable[[Any], pa.Table], items: Iterable[Any]) -> Iterator[pa.Table]:
