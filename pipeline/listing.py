@@ -21,9 +21,9 @@ from xml.etree import ElementTree
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.config import printable
 from pipeline.retry import retrying
 from pipeline.storage import File, is_s3, locate, s3_filesystem, version_of
+from pipeline.uris import printable
 
 FILES = pa.schema([
     ("path", pa.string()),  # relative to the listed URI

@@ -67,7 +67,8 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
     """
     if recipe.image_size < SMALLEST:
         raise UserError(f"--image-size {recipe.image_size}: the network needs at least {SMALLEST} pixels.")
-    check_uri("save", folder)
+    for name, uri in (("save", folder), ("input", examples.uri), ("validation", validation.uri if validation else None)):
+        check_uri(name, uri)
     folder = canonical_uri(folder)
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     known = truth.read(examples.where, examples.uri, examples.inputs, examples.format, _on_cluster)
