@@ -106,6 +106,12 @@ def stat(uri: str) -> File:
     return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
 
 
+def exists(uri: str) -> bool:
+    """Whether there is a file or a folder at `uri`."""
+    fs, path = locate(uri)
+    return bool(retrying(lambda: fs.exists(path)))
+
+
 @contextmanager
 def open_read(uri: str) -> Iterator[tuple[Any, File]]:
     """Open a file for reading here and there; and its version. Its reads are not tried again."""
