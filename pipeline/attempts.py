@@ -54,13 +54,20 @@ class NoCluster(UserError):
 
 
 def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Table, summary: Summary, lease: Lease | None,
-            stream: TextIO) -> None:
-    """Label the pending shards; what fails is in `summary.failed`."""
+            stream: TextIO, begin: Callable[[], None]) -> None:
+    """Label the pending shards; what fails is in `summary.failed`.
+
+    Args:
+        begin: called once all is checked that can be, before anything is written.
+
+    Raises:
+        UserError: of weights, classes and machines that do not fit, before `begin`; of an actor that cannot start, after it.
+    """
     state, mine = _connect(chosen)
     import ray
 
     from pipeline import graph
-    from pipeline.labeller import check_classes
+    from pipeline.labeller import check_classes, check_runner
     from pipeline.metrics import Metrics
     from pipeline.nodes import count_gpus, find_nodes
     from pipeline.precision import agree_on_precision
@@ -69,8 +76,10 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     alone = mine and "RAY_ADDRESS" not in os.environ
     nodes = find_nodes(config, alone, stream)
     summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
+    check_runner(config.runner, device)
     find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream)
     precision, summary.precision_note = agree_on_precision(config.precision, device, nodes)
+    begin()
     local = [flag(name) for name in ("input", "output") if "://" not in getattr(config, name)]
     if len(nodes) > 1 and local:
         stream.write(f"{' and '.join(local)}: a path of this machine, which all {len(nodes)} nodes must share\n")

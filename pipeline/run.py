@@ -12,7 +12,7 @@ import platform
 import secrets
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, TextIO
@@ -33,6 +33,9 @@ from pipeline.weights import Weights
 def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     """Label every shard that is new, changed or was never finished.
 
+    A run has marks, a row and a report once all is checked that can be before it begins to label; one that is refused or
+    finds no cluster leaves nothing.
+
     Raises:
         UserError: what the user can mend, before anything is labelled.
     """
@@ -42,21 +45,26 @@ def label(config: Config, stream: TextIO = sys.stderr) -> Summary:
     classes = load_classes(config.classes)
     found = _inputs(config)
     storage.check_output(config.output)
-    with held(config.output, run_id) if config.lease and not config.dry_run else nullcontext() as lease:
-        made, found_footers = _plan(config, chosen, found)
+    lock = held(config.output, run_id) if config.lease and not config.dry_run else nullcontext()
+    with storage.unmade_if_refused(config.output), lock as lease:
+        made, found_footers = _plan(config, chosen, classes, found)
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
                           pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out)
         if config.dry_run:
             summary.expected_s = history.expected_s(config.output, run_id, summary.pending_bytes)
             return summary
-        output.claim(config, chosen.model_id, classes)
-        try:
-            _begin(config, summary, lease, started_at, found_footers)
+        with ExitStack() as ending:
+            def begin() -> None:
+                if lease:
+                    lease.check()  # the cluster may have been waited for
+                output.claim(config, chosen.model_id, classes)
+                ending.callback(_record, config, summary, lease, started_at, classes, begun)
+                _begin(config, summary, lease, started_at, found_footers)
+
             if len(made.pending):
-                execute(config, chosen, classes, made.pending, summary, lease, stream)
-        finally:
-            summary.seconds = time.monotonic() - begun
-            _record(config, summary, lease, started_at, classes)
+                execute(config, chosen, classes, made.pending, summary, lease, stream, begin)
+            else:
+                begin()
     return summary
 
 
@@ -77,10 +85,11 @@ def _inputs(config: Config) -> inputs.Found:
     return found
 
 
-def _plan(config: Config, chosen: Weights, found: inputs.Found) -> tuple[catalog.Plan, pa.Table]:
+def _plan(config: Config, chosen: Weights, classes: pa.Table, found: inputs.Found) -> tuple[catalog.Plan, pa.Table]:
     """List the output, and compare; and what the footers said of files that the ledger did not know."""
     try:
         output.check_root(config)
+        output.check_names(config, chosen.model_id, classes)
         outputs = ledger.list_labels(config.output, chosen.model_id, config.partition)
         output.check_kind(config, outputs, found.shards)
         finished = ledger.read_finished(config.output, chosen.model_id)
@@ -106,8 +115,13 @@ def _begin(config: Config, summary: Summary, lease: Lease | None, started_at: da
         raise storage.explain("output", config.output, error) from error
 
 
-def _record(config: Config, summary: Summary, lease: Lease | None, started_at: datetime, classes: pa.Table) -> None:
-    """The run's row and its report, whatever way the run ends; and its staging removed, with a lease that of dead runs too."""
+def _record(config: Config, summary: Summary, lease: Lease | None, started_at: datetime, classes: pa.Table, begun: float) -> None:
+    """The run's row and its report, whatever way the run ends; and its staging removed, with a lease that of dead runs too.
+
+    Args:
+        begun: when the run did, on the monotonic clock.
+    """
+    summary.seconds = time.monotonic() - begun
     broken = sys.exc_info()[0] is not None or summary.num_failed or summary.unrecorded
     row = _run_row(config, summary, "failed" if broken else "done", started_at)
     try:

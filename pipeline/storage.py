@@ -32,7 +32,7 @@ ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 S3_OPTIONS = {"use_listings_cache": False,
               "config_kwargs": {"connect_timeout": 10, "read_timeout": 20,
                                 "retries": {"mode": "standard", "total_max_attempts": 1}}}
-_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name that is not UTF-8, as `config.printable` writes it
+_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name that is not UTF-8, as `uris.printable` writes it
 _PATTERN = re.compile(r"[*?\[{]")
 ONE_PUT_BYTES = 5 * 2**30  # S3's limit; more would need a multipart upload, which a killed process leaves behind
 
@@ -209,6 +209,23 @@ def remove(uri: str) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         deque(pool.map(remove_one, retrying(lambda: fs.find(path))), maxlen=0)
+
+
+@contextmanager
+def unmade_if_refused(uri: str) -> Iterator[None]:
+    """Where a UserError passes, remove what was made of a folder of the local disk, and of those that it is in, and is empty."""
+    fs, path = locate(uri)
+    made: list[str] = []
+    while isinstance(fs, LocalFileSystem) and not os.path.lexists(path):
+        made.append(path)
+        path = os.path.dirname(path)
+    try:
+        yield
+    except UserError:
+        for folder in made:
+            with suppress(OSError):
+                os.rmdir(folder)
+        raise
 
 
 def check_output(uri: str) -> None:
