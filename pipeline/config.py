@@ -44,12 +44,12 @@ class Config:
 
     input: str = _option(
         "where the images are: tar shards, Parquet files or loose images, a folder or one file, or a CSV that lists them in a "
-        "column uri; local or any fsspec URI (s3://bucket/prefix)",
+        "column uri; local or s3://bucket/prefix; https:// for one file or a manifest; other schemes of fsspec may work, untried",
         metavar="URI")
     output: str = _option(
         "where the tables go: a folder, local or s3://, gs://, abfs://; belongs to one --input", metavar="URI")
     weights: str = _option(
-        "'pretrained' (ImageNet-1k, from the Hugging Face hub), a path or URI of a .safetensors or .pth file, "
+        "'pretrained' (ImageNet-1k, from the Hugging Face hub), a path or URI of a .safetensors, .pth, .pt, .bin or .ckpt file of tensors only, "
         "or 'seed:N' (untrained: for trials, the labels mean nothing)", "pretrained", metavar="WEIGHTS")
     classes: str | None = _option(
         "CSV of label_id,wnid,label for weights of other classes (default: ImageNet-1k)", None, metavar="FILE.csv")
@@ -117,6 +117,8 @@ class Config:
             check_uri(name, getattr(self, name))
         for name in ("input", "output"):
             object.__setattr__(self, name, canonical_uri(getattr(self, name)))
+        if self.input.startswith("memory://"):
+            raise UserError(f"--input {self.input} is in the memory of this process, and others read the images; name another place.")
         if self.input == self.output:
             raise UserError("--input and --output name the same place; the tables need a folder of their own.")
         if own := next((folder for folder in OUTPUT_FOLDERS if (self.input + "/").startswith(f"{self.output}/{folder}/")), None):

@@ -7,6 +7,7 @@ Not here: the formats themselves (`shards`, `parquet_shards`, `image_files`, `ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from pipeline.manifest import read_manifest
 from pipeline.parquet_shards import check_columns, read_keys, read_rows
 from pipeline.retry import is_transient, told
 from pipeline.shards import SHARD_NAME, Sample, ShardUnreadable, read_samples
-from pipeline.storage import File, child, exists, join, open_read
+from pipeline.storage import File, child, exists, is_web, join, open_read
 from pipeline.stream import open_random, open_stream
 
 NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$",
@@ -177,6 +178,8 @@ def find(uri: str, format: str = "auto", partition: str | None = None, output: s
         return Found(found.set_column(0, FILES.field("path"), pc.binary_join_element_wise(of, found["path"], "/")), below)
     if format == "manifest" or format == "auto" and uri.lower().endswith(".csv"):
         return Found(read_manifest(canonical_uri(uri)), LeftOut())
+    if is_web(uri) and not any(re.search(pattern, uri, re.IGNORECASE) for pattern in NAMES.values()):
+        raise UserError(f"--input {uri}: a web server does not list its files; name one .tar or .parquet file, or a manifest of images.")
     files = list_input(uri, without=output)
     left_out = LeftOut()
     if not (len(files) == 1 and child(uri, files["path"][0].as_py()) == uri):  # that one is named by the user

@@ -61,6 +61,11 @@ def is_s3(uri: str) -> bool:
     return uri.startswith(("s3://", "s3a://"))
 
 
+def is_web(uri: str) -> bool:
+    """Whether a web server serves this URI: files, but no listings."""
+    return uri.startswith(("http://", "https://"))
+
+
 def s3_filesystem(**options: Any) -> Any:
     """An s3fs that leaves the tries to us."""
     fs = fsspec.get_filesystem_class("s3")(**S3_OPTIONS, **options)
@@ -90,11 +95,18 @@ def version_of(info: dict[str, Any]) -> str:
     for name in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(name):
             return str(info[name]).strip('"')
-    for name in ("mtime", "LastModified", "last_modified", "modified", "created"):
+    for name in ("mtime", "LastModified", "Last-Modified", "last_modified", "modified", "created"):
         if info.get(name) is not None:  # 0 is a time too
-            return f"{info[name]}-{info['size']}"
+            return f"{info[name]}-{size_of(info)}"
     raise UserError(f"the store of {info.get('name')} gives neither an etag nor a time of change, "
                     "so a changed shard could not be told from an old one.")
+
+
+def size_of(info: dict[str, Any]) -> int:
+    """The size of a file in bytes, by what its store says of it. Raises OSError if it says none, as a web server may."""
+    if info.get("size") is None:
+        raise OSError(errno.ENOTSUP, "the store gives no size of it, so it cannot be told from a part", info.get("name"))
+    return int(info["size"])
 
 
 def stat(uri: str) -> File:
@@ -103,7 +115,7 @@ def stat(uri: str) -> File:
     info = retrying(lambda: fs.info(path))
     if info.get("type") == "directory":
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri)
-    return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
+    return File(path.rsplit("/", 1)[-1], size_of(info), version_of(info))
 
 
 def exists(uri: str) -> bool:
@@ -129,9 +141,9 @@ def opened(fs: Any, path: str, file: Any) -> File:
     if isinstance(fs, LocalFileSystem):
         status = os.fstat(file.fileno())
         info = {"size": status.st_size, "mtime": status.st_mtime}
-    elif not info:
+    elif not info or is_web(path):  # of a web server an open file knows its size alone
         info = retrying(lambda: fs.info(path))
-    return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
+    return File(path.rsplit("/", 1)[-1], size_of(info), version_of(info))
 
 
 def read_bytes(uri: str) -> bytes:
