@@ -46,8 +46,16 @@ ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never
 
 
 def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Table, summary: Summary, lease: Lease | None,
-            stream: TextIO, stop: Stop) -> None:
-    """Label the pending shards; what fails is in `summary.failed`. Raises Stopped when the process was asked to end."""
+            stream: TextIO, stop: Stop, begin: Callable[[], None]) -> None:
+    """Label the pending shards; what fails is in `summary.failed`.
+
+    Args:
+        begin: called once all is checked that can be, before anything is written.
+
+    Raises:
+        UserError: of weights, classes and machines that do not fit, before `begin`; of an actor that cannot start, after it.
+        Stopped: the process was asked to end.
+    """
     pool = ThreadPoolExecutor(1, "weights")
     loading = pool.submit(weights.load, chosen)  # while Ray starts
     import ray
@@ -59,7 +67,7 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     state = loading.result()
     pool.shutdown()
     from pipeline import graph
-    from pipeline.labeller import check_classes
+    from pipeline.labeller import check_classes, check_runner
     from pipeline.metrics import Metrics
     from pipeline.nodes import count_gpus, find_nodes
     from pipeline.precision import agree_on_precision
@@ -68,8 +76,10 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     alone = mine and "RAY_ADDRESS" not in os.environ
     nodes = find_nodes(config, alone, stream, stop)
     summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
+    check_runner(config.runner, device)
     find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream, stop)
     precision, summary.precision_note = agree_on_precision(config.precision, device, nodes)
+    begin()
     local = [flag(name) for name in ("input", "output") if "://" not in getattr(config, name)]
     if len(nodes) > 1 and local:
         stream.write(f"{' and '.join(local)}: a path of this machine, which all {len(nodes)} nodes must share\n")

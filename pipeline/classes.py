@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.config import UserError
+from pipeline.config import UserError, check_uri
 
 IMAGENET_1K = Path(__file__).with_name("imagenet_1k.csv")
 MAX_CLASSES = 2**15  # label_id is an int16
@@ -39,6 +39,7 @@ def load_classes(path: str | None = None) -> pa.Table:
     """
     if path is None:
         return _parse(IMAGENET_1K.read_bytes(), str(IMAGENET_1K))
+    check_uri("classes", path)
     try:
         data = storage.read_bytes(path)
     except Exception as error:  # each store has its own exceptions

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from pipeline.uris import canonical_uri, find_fault
 
 ENV_PREFIX = "LABEL_"
 OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "_staging")  # that the job makes in an output
@@ -43,12 +44,12 @@ class Config:
 
     input: str = _option(
         "where the images are: tar shards, Parquet files or loose images, a folder or one file, or a CSV that lists them in a "
-        "column uri; local or any fsspec URI (s3://bucket/prefix)",
+        "column uri; local or s3://bucket/prefix; https:// for one file or a manifest; other schemes of fsspec may work, untried",
         metavar="URI")
     output: str = _option(
         "where the tables go: a folder, local or s3://, gs://, abfs://; belongs to one --input", metavar="URI")
     weights: str = _option(
-        "'pretrained' (ImageNet-1k, from the Hugging Face hub), a path or URI of a .safetensors or .pth file, "
+        "'pretrained' (ImageNet-1k, from the Hugging Face hub), a path or URI of a .safetensors, .pth, .pt, .bin or .ckpt file of tensors only, "
         "or 'seed:N' (untrained: for trials, the labels mean nothing)", "pretrained", metavar="WEIGHTS")
     classes: str | None = _option(
         "CSV of label_id,wnid,label for weights of other classes (default: ImageNet-1k)", None, metavar="FILE.csv")
@@ -116,6 +117,8 @@ class Config:
             check_uri(name, getattr(self, name))
         for name in ("input", "output"):
             object.__setattr__(self, name, canonical_uri(getattr(self, name)))
+        if self.input.startswith("memory://"):
+            raise UserError(f"--input {self.input} is in the memory of this process, and others read the images; name another place.")
         if self.input == self.output:
             raise UserError("--input and --output name the same place; the tables need a folder of their own.")
         if own := next((folder for folder in OUTPUT_FOLDERS if (self.input + "/").startswith(f"{self.output}/{folder}/")), None):
@@ -126,25 +129,6 @@ class Config:
 def flag(name: str) -> str:
     """The long flag of a config field: `max_rejected` -> `--max-rejected`."""
     return "--" + name.replace("_", "-")
-
-
-def canonical_uri(uri: str) -> str:
-    """One spelling for one place: local paths absolute, no `file://`, the scheme in small letters, no trailing slash.
-
-    Bytes of a path that are not UTF-8 become `\\xNN`, as listings name them; `storage.locate` finds the file all the same.
-    """
-    scheme, mark, rest = uri.partition("://")
-    if mark and scheme.lower() != "file":
-        return scheme.lower() + mark + rest.rstrip("/")
-    return printable(os.path.realpath(os.path.expanduser(rest if mark else uri)))
-
-
-def printable(name: str) -> str:
-    """A name as text that can be written down: bytes that are not UTF-8 become `\\xNN`."""
-    try:
-        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # halves of surrogate pairs, which no byte stands for
-        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def parse_config(argv: Sequence[str], environ: Mapping[str, str], description: str) -> Config:
@@ -173,7 +157,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
                "--config (max_rejected = 0.02); flags win over variables, variables over the file.\n\n"
                "Exit status: 0 done or nothing to do, 1 something failed, 2 wrong usage or configuration,\n"
                "3 more images rejected than --max-rejected allows (all tables are committed all the same),\n"
-               "4 another run writes to the output.")
+               "4 another run writes to the output, 5 nothing is under --partition (nothing is written then).")
     parser.add_argument("--config", metavar="FILE.toml", help="read options from this file")
     for spec in dataclasses.fields(Config):
         default = "" if spec.default in (None, False, True, dataclasses.MISSING) else f" (default: {spec.default})"
@@ -191,6 +175,13 @@ _CONVERT: dict[str, Any] = {"str": str, "int": int, "float": float}
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the variables say. Raises UserError for a value that does not fit, and for a name that seems misspelt."""
+    known = [ENV_PREFIX + name.upper() for name in ("config", *(spec.name for spec in dataclasses.fields(Config)))]
+    for variable in environ:
+        if not variable.startswith(ENV_PREFIX) or variable in known or _SERVICE_LINK.search(variable):
+            continue
+        if near := _nearest(variable.removeprefix(ENV_PREFIX), [name.removeprefix(ENV_PREFIX) for name in known]):
+            raise UserError(f"{variable} is no variable of this job; write {ENV_PREFIX}{near}, or unset it.")
     values: dict[str, Any] = {}
     for spec in dataclasses.fields(Config):
         variable = ENV_PREFIX + spec.name.upper()
@@ -203,6 +194,16 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
         except (ValueError, KeyError):
             raise UserError(f"{variable} is {text!r}, which is not of type {spec.type}.") from None
     return values
+
+
+# Kubernetes gives each pod such variables of the services beside it: LABEL_HEAD_SVC_SERVICE_HOST of label-head-svc.
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+NEAR = 0.7  # how alike two names are where one is the other misspelt; LABEL_STUDIO_HOST is somebody else's
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    """The name of those known that may have been meant."""
+    return next(iter(difflib.get_close_matches(name.upper(), known, 1, NEAR)), None)
 
 
 _BOOLS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
@@ -232,18 +233,8 @@ def _check_type(name: str, annotation: Any, value: Any) -> None:
         raise UserError(f"{flag(name)} is {value!r}, which is not of type {annotation}.")
 
 
-# Of a signed URL, or one with a token.
-_SECRET_PARAMETER = re.compile(r"[?&][^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
-
-
 def check_uri(name: str, uri: str | None) -> None:
-    """Raise UserError if the URI given for a flag is empty or holds credentials."""
-    if uri is None:
-        return
-    if not uri.strip():
-        raise UserError(f"{flag(name)} is empty.")
-    place = urlsplit(uri) if "://" in uri else None
-    if place and ("@" in place.netloc or not place.netloc.partition(":")[2].isdigit() and ":" in place.netloc
-                  or _SECRET_PARAMETER.search("?" + place.query)):
-        raise UserError(f"{flag(name)} holds credentials; give them through the environment (AWS_ACCESS_KEY_ID and so on), "
-                        "where they are not written to logs and tables.")
+    """Raise UserError if the URI given for a flag is empty, misspelt so that it would be another place, or holds credentials."""
+    fault = find_fault(uri) if uri is not None else None
+    if fault:
+        raise UserError(f"{flag(name)} {fault}")

@@ -81,6 +81,7 @@ def evaluate(output: str, model_id: str | None, truth: pa.Table) -> Evaluation:
     Raises:
         UserError: the output has no tables or several models, or the truth names what is no class of the model.
     """
+    check_uri("output", output)
     output = canonical_uri(output)
     model_id = model_id or only_model(output)
     connection = connect(output, model_id)

@@ -19,7 +19,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from pipeline import weights
-from pipeline.config import UserError, canonical_uri
+from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.query import connect
 from pipeline.table import EMBEDDING
 from pipeline.truth import classes_of, held_out, targets
@@ -57,6 +57,7 @@ def fit(output: str, spec: str, truth: pa.Table, holdout: float) -> Head:
     Raises:
         UserError: the output has no labels by these weights, no embeddings, or too few images with a truth.
     """
+    check_uri("output", output)
     chosen = weights.identify(spec)
     embedding_ND, sha256, values = _embeddings(canonical_uri(output), chosen.model_id, truth)
     classes = classes_of(values)

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import ledger, storage
+from pipeline.config import check_uri
 from pipeline.table_paths import shard_of
 
 RUNS_BACK = 50  # looked through for one that labelled something
@@ -74,6 +75,7 @@ def settings(output: str, model_id: str | None) -> dict[str, Any]:
     Raises:
         UserError: the output cannot be read.
     """
+    check_uri("output", output)
     try:
         for row in _newest_first(output, "~", []):  # behind all ids, which begin with the time
             if model_id in (None, row["model_id"]):

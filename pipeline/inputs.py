@@ -7,6 +7,7 @@ Not here: the formats themselves (`shards`, `parquet_shards`, `image_files`, `ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from pipeline.manifest import read_manifest
 from pipeline.parquet_shards import check_columns, read_keys, read_rows
 from pipeline.retry import is_transient, told
 from pipeline.shards import SHARD_NAME, Sample, ShardUnreadable, read_samples
-from pipeline.storage import File, child, join, open_read
+from pipeline.storage import File, child, exists, is_web, join, open_read
 from pipeline.stream import open_random, open_stream
 
 NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$",
@@ -136,6 +137,12 @@ def chosen(options: Any, settings: dict[str, Any]) -> tuple[Inputs, str]:
                   image_member=choose("image_member")), choose("format")
 
 
+class NothingUnder(UserError):
+    """The folder of `--partition` has no shards (yet). Whether that is a fault is for the scheduler to say."""
+
+    exit_code = 5
+
+
 class Found(NamedTuple):
     """`shards`: a table of `FILES`, of loose images and manifests of `GROUPS`. `left_out`: the other files."""
 
@@ -152,11 +159,17 @@ def find(uri: str, format: str = "auto", partition: str | None = None, output: s
     Raises:
         FileNotFoundError: there is nothing at `uri`.
         PermissionError: the store refuses to list.
+        NothingUnder: there is, but nothing in the folder of the partition.
         UserError: a folder of an input that is no shards: which images make a group depends on all of them; or a manifest that
             cannot be understood.
     """
     if partition is not None:
-        found, left_out = find(join(uri, partition), format, output=output)
+        try:
+            found, left_out = find(join(uri, partition), format, output=output)
+        except FileNotFoundError:
+            if exists(uri):
+                raise NothingUnder(f"--partition {partition}: there is nothing under {join(uri, partition)}.") from None
+            raise
         if "members" in found.column_names:
             raise UserError(f"--partition {partition}: it is for tar shards and Parquet files, and {uri} has loose images.")
         of = partition.strip("/")
@@ -165,6 +178,8 @@ def find(uri: str, format: str = "auto", partition: str | None = None, output: s
         return Found(found.set_column(0, FILES.field("path"), pc.binary_join_element_wise(of, found["path"], "/")), below)
     if format == "manifest" or format == "auto" and uri.lower().endswith(".csv"):
         return Found(read_manifest(canonical_uri(uri)), LeftOut())
+    if is_web(uri) and not any(re.search(pattern, uri, re.IGNORECASE) for pattern in NAMES.values()):
+        raise UserError(f"--input {uri}: a web server does not list its files; name one .tar or .parquet file, or a manifest of images.")
     files = list_input(uri, without=output)
     left_out = LeftOut()
     if not (len(files) == 1 and child(uri, files["path"][0].as_py()) == uri):  # that one is named by the user
@@ -216,8 +231,12 @@ def _not_beside(files: pa.Table, found: pa.Table) -> pa.ChunkedArray:
 
 
 def check(config: Config, found: Found) -> None:
-    """Raise UserError if the input has no shards, or if none of the first, where they are Parquet, has the columns."""
+    """Raise UserError if the input has no shards (`NothingUnder` if its partition has none), or if none of the first, where they are Parquet, has the columns."""
     shards = found.shards
+    if not len(shards) and config.partition is not None:
+        under = join(config.input, config.partition)
+        raise NothingUnder(f"--partition {config.partition}: there is nothing to label under {under}"
+                           f"{''.join('; ' + told for told in found.left_out.sentences())}.")
     if not len(shards):
         raise UserError(f"--input {config.input} {NONE_FOUND}{''.join('; ' + told for told in found.left_out.sentences())}.")
     if "members" in shards.column_names or not shards["path"][0].as_py().lower().endswith(".parquet"):

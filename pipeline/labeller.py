@@ -53,6 +53,12 @@ def check_classes(state: Mapping[str, Tensor], classes: pa.Table) -> None:
                         "they must be of the same network.")
 
 
+def check_runner(runner: str, device: str) -> None:
+    """Raise UserError if the device, `cuda` or `cpu`, has no such runner."""
+    if runner == "fast" and device == "cpu":
+        raise UserError("--runner fast: the fast runner needs a CUDA device; use --runner auto.")
+
+
 class Labeller:
     """Labels batches on one device. Thread safe: two to four calls at a time keep the device busy between batches.
 
@@ -80,12 +86,11 @@ class Labeller:
         self.num_top = min(TOP, len(state["last_linear.weight"]))
         self.runner_note = ""
         self.run: OnCpu | PlainCuda | FastCuda
+        check_runner(runner, device)
         if device == "cuda":
             need_cuda()
             self.run, self.runner_note = choose(state, DTYPES[precision], self.num_top, batch_size, runner)
             self.runner, self.batch_size = self.run.name, self.run.batch_size
-        elif runner == "fast":
-            raise UserError("--runner fast: the fast runner needs a CUDA device; use --runner auto.")
         else:
             self.run = OnCpu(UintNetwork(state, DTYPES[precision], self.num_top), num_threads or torch.get_num_threads())
             self.runner, self.batch_size = "cpu", IN_CACHE * self.run.num_threads

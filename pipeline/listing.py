@@ -21,9 +21,9 @@ from xml.etree import ElementTree
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.config import printable
 from pipeline.retry import retrying
-from pipeline.storage import File, is_s3, locate, s3_filesystem, version_of
+from pipeline.storage import File, is_s3, is_web, locate, s3_filesystem, size_of, version_of
+from pipeline.uris import printable
 
 FILES = pa.schema([
     ("path", pa.string()),  # relative to the listed URI
@@ -77,6 +77,8 @@ def _list(uri: str, without: str | None, odd: bool) -> pa.Table:
         passed_over = None
     elif is_s3(uri):
         pages = _s3(*root.partition("/")[::2])
+    elif is_web(uri):  # what fsspec would list are the links of a page
+        pages = iter(())
     else:
         found = retrying(lambda: fs.find(root, detail=True))
         pages = _pages(_entry(path, info) for path, info in found.items())
@@ -104,7 +106,7 @@ def _entry(path: str, info: dict[str, Any]) -> _Entry:
                     if info.get(name) is not None), 0.0)
     seconds = datetime.fromisoformat(changed).timestamp() if isinstance(changed, str) else \
         changed.timestamp() if isinstance(changed, datetime) else changed
-    return path, int(info["size"]), version_of(info), float(seconds)
+    return path, size_of(info), version_of(info), float(seconds)
 
 
 def _table(page: list[_Entry], skip: int) -> pa.Table:

@@ -18,11 +18,12 @@ import fsspec
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.config import UserError, canonical_uri, check_uri
+from pipeline.config import UserError, canonical_uri
 from pipeline.image_files import group_in_order
 from pipeline.listing import FILES, MISSING, REFUSED
 from pipeline.parquet import read_table
 from pipeline.retry import told
+from pipeline.uris import find_fault
 
 ASKED_AT_ONCE = 32
 COLUMNS = ("uri", "size", "etag")
@@ -102,6 +103,8 @@ def _absolute(manifest: str, line: int, uri: str, known: set[str]) -> str:
         return ""
     if "\0" in uri:
         raise UserError(f"--input {manifest}: line {line}, column uri: there is a zero byte in it.")
+    if fault := find_fault(uri):
+        raise UserError(f"--input {manifest}: line {line}, column uri: it {fault}")
     scheme = uri.partition("://")[0].lower() if "://" in uri else ""
     if scheme not in known:
         try:
@@ -109,8 +112,7 @@ def _absolute(manifest: str, line: int, uri: str, known: set[str]) -> str:
         except (ValueError, ImportError) as error:
             raise UserError(f"--input {manifest}: line {line}, column uri: {uri}: {told(error)}.") from error
         known.add(scheme)
-    check_uri("input", uri)
-    if scheme == "file":
+    if scheme == "file" or uri.lower().startswith("file:/"):
         return canonical_uri(uri)
     if scheme:
         return scheme + uri[len(scheme):]

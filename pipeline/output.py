@@ -116,19 +116,23 @@ def check_kind(config: Config, outputs: pa.Table, found: pa.Table) -> None:
 _GROUP = re.compile(r"images-(first|[0-9a-f]{12})\.parquet")
 
 
-def claim(config: Config, model_id: str, classes: pa.Table) -> None:
-    """Mark the output as this input's, and store the model's class names.
-
-    Raises:
-        UserError: the model's labels in this output have other class names, or the output cannot be written.
-    """
-    uri = storage.join(config.output, "classes", f"{model_id}.parquet")
-    stored = _stored_classes(uri, classes.schema)
+def check_names(config: Config, model_id: str, classes: pa.Table) -> None:
+    """Raise UserError if the model's labels in this output have other class names."""
+    stored = _stored_classes(storage.join(config.output, "classes", f"{model_id}.parquet"), classes.schema)
     if stored is not None and not stored.equals(classes):
         raise UserError(f"--classes: {config.output} was labelled by {model_id} with other class names; "
                         "use the same file or another --output.")
+
+
+def claim(config: Config, model_id: str, classes: pa.Table) -> None:
+    """Mark the output as this input's, and store the model's class names, which `check_names` has found to be the same or none.
+
+    Raises:
+        UserError: the output cannot be written.
+    """
+    uri = storage.join(config.output, "classes", f"{model_id}.parquet")
     try:
-        if stored is None:
+        if _stored_classes(uri, classes.schema) is None:
             buffer = io.BytesIO()
             pq.write_table(classes, buffer)
             storage.put_whole(uri, buffer.getvalue())

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pyarrow.types as is_type
 
 from pipeline.compression import HEAD_BYTES
-from pipeline.config import printable
 from pipeline.contents import name_contents
 from pipeline.retry import is_transient, told
 from pipeline.shards import Sample, ShardUnreadable
+from pipeline.uris import printable
 
 ROWS_AT_ONCE = 16
 BUFFER_BYTES = 2**23  # of each column that is read

@@ -12,7 +12,7 @@ import platform
 import secrets
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, TextIO
@@ -34,6 +34,9 @@ from pipeline.weights import Weights
 def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None) -> Summary:
     """Label every shard that is new, changed or was never finished.
 
+    A run has marks, a row and a report once all is checked that can be before it begins to label; one that is refused or
+    finds no cluster leaves nothing.
+
     Raises:
         UserError: what the user can mend, before anything is labelled.
         Stopped: the process was asked to end; the run is in order.
@@ -46,11 +49,12 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
     found = _inputs(config)
     storage.check_output(config.output)
     stop.check()
-    with held(config.output, run_id) if config.lease and not config.dry_run else nullcontext() as lease:
+    lock = held(config.output, run_id) if config.lease and not config.dry_run else nullcontext()
+    with storage.unmade_if_refused(config.output), lock as lease:
         if lease:
             stop.last_calls.append(lease.release)
         damaged: list[str] = []
-        made, found_footers = _plan(config, chosen, found, damaged)
+        made, found_footers = _plan(config, chosen, classes, found, damaged)
         stop.check()
         summary = Summary(run_id, chosen.model_id, made.num_done, len(made.pending),
                           pc.sum(made.pending["size"]).as_py() or 0, len(made.orphans), chosen.meaningless, left_out=found.left_out,
@@ -58,20 +62,28 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
         if config.dry_run:
             summary.expected_s = history.expected_s(config.output, run_id, summary.pending_bytes)
             return summary
-        output.claim(config, chosen.model_id, classes)
-        try:
-            _begin(config, summary, lease, started_at, found_footers)
+        with ExitStack() as ending:
+            def end() -> None:
+                summary.seconds = time.monotonic() - begun
+                with trying_once() if summary.unrecorded else nullcontext():
+                    _record(config, summary, lease, started_at, classes)
+                    if lease and summary.unrecorded:
+                        lease.release()
+
+            def begin() -> None:
+                if lease:
+                    lease.check()  # the cluster may have been waited for
+                output.claim(config, chosen.model_id, classes)
+                ending.callback(end)
+                _begin(config, summary, lease, started_at, found_footers)
+
             if len(made.pending):
                 stop.check()
-                execute(config, chosen, classes, made.pending, summary, lease, stream, stop)
+                execute(config, chosen, classes, made.pending, summary, lease, stream, stop, begin)
+            else:
+                begin()
             if summary.num_misplaced:
                 summary.num_replaced = output.remove_misplaced(config.output, chosen.model_id, made.misplaced["path"].to_pylist())
-        finally:
-            summary.seconds = time.monotonic() - begun
-            with trying_once() if summary.unrecorded else nullcontext():
-                _record(config, summary, lease, started_at, classes)
-                if lease and summary.unrecorded:
-                    lease.release()
     if lease and lease.kept:
         summary.unrecorded = summary.unrecorded or f"the lease is not given back ({lease.kept}); it is over within a minute"
     return summary
@@ -94,10 +106,11 @@ def _inputs(config: Config) -> inputs.Found:
     return found
 
 
-def _plan(config: Config, chosen: Weights, found: inputs.Found, damaged: list[str]) -> tuple[catalog.Plan, pa.Table]:
+def _plan(config: Config, chosen: Weights, classes: pa.Table, found: inputs.Found, damaged: list[str]) -> tuple[catalog.Plan, pa.Table]:
     """List the output, and compare; and what the footers said of files that the ledger did not know."""
     try:
         output.check_root(config, damaged)
+        output.check_names(config, chosen.model_id, classes)
         outputs = ledger.list_labels(config.output, chosen.model_id, config.partition)
         finished = ledger.read_finished(config.output, chosen.model_id, damaged)
         unknown = catalog.unknown(outputs, finished)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from pipeline.compression import Undecodable, packing_of, unpacked
-from pipeline.config import printable
 from pipeline.contents import name_contents
 from pipeline.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
 from pipeline.tar_headers import BLOCK_BYTES, explain_end, is_header, open_tar
+from pipeline.uris import printable
 
 TRUTH_BYTES = 2**12
 SHARD_NAME = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst)$", re.IGNORECASE)

@@ -32,7 +32,7 @@ ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 S3_OPTIONS = {"use_listings_cache": False,
               "config_kwargs": {"connect_timeout": 10, "read_timeout": 20,
                                 "retries": {"mode": "standard", "total_max_attempts": 1}}}
-_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name that is not UTF-8, as `config.printable` writes it
+_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name that is not UTF-8, as `uris.printable` writes it
 _PATTERN = re.compile(r"[*?\[{]")
 ONE_PUT_BYTES = 5 * 2**30  # S3's limit; more would need a multipart upload, which a killed process leaves behind
 
@@ -59,6 +59,11 @@ def child(root: str, path: str) -> str:
 def is_s3(uri: str) -> bool:
     """Whether s3fs serves this URI."""
     return uri.startswith(("s3://", "s3a://"))
+
+
+def is_web(uri: str) -> bool:
+    """Whether a web server serves this URI: files, but no listings."""
+    return uri.startswith(("http://", "https://"))
 
 
 def s3_filesystem(**options: Any) -> Any:
@@ -90,11 +95,18 @@ def version_of(info: dict[str, Any]) -> str:
     for name in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(name):
             return str(info[name]).strip('"')
-    for name in ("mtime", "LastModified", "last_modified", "modified", "created"):
+    for name in ("mtime", "LastModified", "Last-Modified", "last_modified", "modified", "created"):
         if info.get(name) is not None:  # 0 is a time too
-            return f"{info[name]}-{info['size']}"
+            return f"{info[name]}-{size_of(info)}"
     raise UserError(f"the store of {info.get('name')} gives neither an etag nor a time of change, "
                     "so a changed shard could not be told from an old one.")
+
+
+def size_of(info: dict[str, Any]) -> int:
+    """The size of a file in bytes, by what its store says of it. Raises OSError if it says none, as a web server may."""
+    if info.get("size") is None:
+        raise OSError(errno.ENOTSUP, "the store gives no size of it, so it cannot be told from a part", info.get("name"))
+    return int(info["size"])
 
 
 def stat(uri: str) -> File:
@@ -103,7 +115,13 @@ def stat(uri: str) -> File:
     info = retrying(lambda: fs.info(path))
     if info.get("type") == "directory":
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri)
-    return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
+    return File(path.rsplit("/", 1)[-1], size_of(info), version_of(info))
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or a folder at `uri`."""
+    fs, path = locate(uri)
+    return bool(retrying(lambda: fs.exists(path)))
 
 
 @contextmanager
@@ -123,9 +141,9 @@ def opened(fs: Any, path: str, file: Any) -> File:
     if isinstance(fs, LocalFileSystem):
         status = os.fstat(file.fileno())
         info = {"size": status.st_size, "mtime": status.st_mtime}
-    elif not info:
+    elif not info or is_web(path):  # of a web server an open file knows its size alone
         info = retrying(lambda: fs.info(path))
-    return File(path.rsplit("/", 1)[-1], int(info["size"]), version_of(info))
+    return File(path.rsplit("/", 1)[-1], size_of(info), version_of(info))
 
 
 def read_bytes(uri: str) -> bytes:
@@ -203,6 +221,23 @@ def remove(uri: str) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         deque(pool.map(remove_one, retrying(lambda: fs.find(path))), maxlen=0)
+
+
+@contextmanager
+def unmade_if_refused(uri: str) -> Iterator[None]:
+    """Where an error passes, remove what was made of a folder of the local disk, and of those that it is in, and is empty."""
+    fs, path = locate(uri)
+    made: list[str] = []
+    while isinstance(fs, LocalFileSystem) and not os.path.lexists(path):
+        made.append(path)
+        path = os.path.dirname(path)
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                os.rmdir(folder)
+        raise
 
 
 def check_output(uri: str) -> None:

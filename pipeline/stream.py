@@ -6,7 +6,9 @@ Not here: what the bytes mean.
 
 from __future__ import annotations
 
+import errno
 import io
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +21,7 @@ from pipeline.retry import Replaced, retrying
 from pipeline.storage import File, is_s3, locate, open_read, opened, stat
 
 BLOCK_BYTES = 2**23  # fetched by one request
+_SEEKING = threading.Lock()  # files that are opened twice may share their position
 BLOCKS_AHEAD = 2  # requests on their way: one of S3 gives some 80 MB/s
 
 
@@ -57,7 +60,16 @@ def _open(uri: str, kind: type[_Blocks | _Ranges]) -> Iterator[tuple[IO[bytes], 
 def _fetch(file: Any, start: int, stop: int) -> bytes:
     """A range of an open file of a store, whole."""
     try:
-        data: bytes = file._fetch_range(start, stop)
+        if hasattr(file, "_fetch_range"):  # of fsspec's buffered files: a request of its own, in any thread
+            data: bytes = file._fetch_range(start, stop)
+        else:
+            with _SEEKING:
+                file.seek(start)
+                data = file.read(stop - start)
+    except ValueError as error:
+        if "range requests" not in str(error):
+            raise
+        raise OSError(errno.ENOTSUP, f"the web server gives no parts of a file, so none of over {BLOCK_BYTES / 2**20:.0f} MiB is read") from error
     except OSError as error:
         if type(error).__name__ == "FileExpired":  # of s3fs: the etag is another one
             raise Replaced(str(error)) from error

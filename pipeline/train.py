@@ -67,7 +67,8 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
     """
     if recipe.image_size < SMALLEST:
         raise UserError(f"--image-size {recipe.image_size}: the network needs at least {SMALLEST} pixels.")
-    check_uri("save", folder)
+    for name, uri in (("save", folder), ("input", examples.uri), ("validation", validation.uri if validation else None)):
+        check_uri(name, uri)
     folder = canonical_uri(folder)
     known = _truth_of(examples)
     classes = load_classes(classes_path) if classes_path else truth.classes_of(known["value"].to_pylist())

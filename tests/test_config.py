@@ -28,11 +28,22 @@ def test_flags_win_over_variables_over_the_file(tmp_path):
     (["--config", "absent.toml"], {}, "--config absent.toml cannot be read"),
     ([], {"LABEL_BATCH_SIZE": "many"}, "LABEL_BATCH_SIZE is 'many'"),
     ([], {"LABEL_DEVICE": "tpu"}, "--device is 'tpu'"),
+    ([], {"LABEL_MAX_REJECT": "1"}, "LABEL_MAX_REJECT is no variable of this job; write LABEL_MAX_REJECTED"),
+    ([], {"LABEL_BATCHSIZE": "1"}, "write LABEL_BATCH_SIZE"), ([], {"LABEL_Precision": "fp32"}, "write LABEL_PRECISION"),
+    (["--output", "s3:/bucket/x"], {}, "--output is 's3:/bucket/x', which is no URI; write s3://bucket/x"),
 ])
 def test_a_mistake_is_one_sentence(argv, environ, says):
     with pytest.raises(UserError) as caught:
         parse(*argv, **environ)
     assert says in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_variables_of_others_are_left_alone():
+    """Kubernetes tells each pod of the services beside it, and not all that begins with LABEL_ is this job's."""
+    links = ("LABEL_HEAD_SVC_SERVICE_HOST", "LABEL_HEAD_SVC_SERVICE_PORT", "LABEL_HEAD_SVC_SERVICE_PORT_DASHBOARD", "LABEL_HEAD_SVC_PORT",
+             "LABEL_HEAD_SVC_PORT_8265_TCP", "LABEL_HEAD_SVC_PORT_8265_TCP_PROTO", "LABEL_HEAD_SVC_PORT_8265_TCP_PORT",
+             "LABEL_HEAD_SVC_PORT_8265_TCP_ADDR", "LABEL_OUTPUT_PORT", "LABEL_INPUTS_SERVICE_HOST", "LABEL_STUDIO_URL", "LABEL_STUDIO_HOST")
+    assert parse(**dict.fromkeys(links, "x")) == parse()
 
 
 def test_unknown_fields_and_wrong_types_of_the_file(tmp_path):

@@ -44,7 +44,8 @@ def test_given_sizes_and_versions_are_believed(tmp_path):
     ("uri,size,etag\na.jpg,1,e\n\nb.jpg,,\n", "line 4, column size: '' is no number"),
     ("uri,size,etag\na.jpg,1,\n", "line 2, column etag: it is empty"), ("uri,uri\na,b\n", "line 1: there are several columns uri"),
     ("uri\na.jpg\nfoo://x/y.jpg\n", "line 3, column uri: foo://x/y.jpg: Protocol not known"),
-    ("uri,n\na.jpg,1,2\n", "line 2: 3 values for 2 columns"), ('uri\n"a.jpg\n', "line 2: not CSV"), ("uri\ns3://key:secret@b/a.jpg\n", "--input holds credentials")])
+    ("uri,n\na.jpg,1,2\n", "line 2: 3 values for 2 columns"), ('uri\n"a.jpg\n', "line 2: not CSV"), ("uri\ns3://key:secret@b/a.jpg\n", "line 2, column uri: it holds credentials"),
+    ("uri\na.jpg\ns3:/bucket/a.jpg\n", "line 3, column uri: it is 's3:/bucket/a.jpg', which is no URI; write s3://bucket/a.jpg")])
 def test_what_is_wrong_is_said(tmp_path, text, says):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(UserError, match=says):

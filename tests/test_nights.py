@@ -49,6 +49,21 @@ def test_two_nights(tmp_path):
     assert [path.name for path in (output / "reports").iterdir()] == [runs[-1]["run_id"] + ".html"]
 
 
+def test_a_night_without_files_has_a_status_of_its_own_and_writes_nothing(tmp_path):
+    for folder in ("in/dt=2026-11-23", "in/dt=2026-11-24", "in/dt=2026-11-25"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "in/dt=2026-11-23/a.tar").write_bytes(make_tar(("a.png", png(1))))
+    (tmp_path / "in/dt=2026-11-25/_SUCCESS").touch()
+    for day, more in (("26", ()), ("24", ()), ("24", ("--dry-run",)), ("25", ())):
+        done, _ = night(tmp_path / "in", tmp_path / "out", "empty", "--partition", f"dt=2026-11-{day}", *more)
+        assert done.returncode == 5 and f"error: --partition dt=2026-11-{day}: there is nothing " in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and f"{tmp_path}/in/dt=2026-11-{day}" in done.stderr
+    assert "1 left out" in done.stderr
+    done, _ = night(tmp_path / "typo", tmp_path / "out", "empty", "--partition", "dt=2026-11-23")
+    assert done.returncode == 2 and f"--input {tmp_path}/typo does not exist" in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 @pytest.mark.parametrize(("option", "value"), [("--partition", "../other"), ("--partition", ""), ("--partition", "/abs"),
                                                ("--run-name", "a/b"), ("--run-name", ""), ("--keep-reports", "0")])
 def test_mistakes_are_told(option, value):

@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from pipeline import ledger, report, run
+from pipeline import attempts, ledger, output, report, run, weights
 from pipeline.classes import load_classes
-from pipeline.config import Config
+from pipeline.config import Config, UserError
 from pipeline.history import settings
 from pipeline.run import new_run_id
 from pipeline.tally import Summary
 from tests.conftest import ROOT, SEED, digest, free_ports, job
 from tests.processes import family, kill
 from tests.test_shards import make_tar
+from tests.test_weights import hollow_state
 
 NOW = datetime(2026, 11, 26, 21, 30, tzinfo=UTC)
 
@@ -61,6 +63,58 @@ def test_a_run_whose_report_cannot_be_written_is_not_done(tmp_path, monkeypatch)
     monkeypatch.setattr(report, "page", lambda *_: 1 / 0)
     run._record(config, summary, None, NOW, load_classes(None))
     assert row_of(tmp_path / "out")["status"] == "failed" and "zero" in summary.unrecorded and summary.exit_code(1) == 1
+
+
+def refused(tmp_path: Path, *options: object, status: int = 2) -> str:
+    """What a run says that leaves nothing behind, not even an empty folder."""
+    done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "deep/out", *options)
+    assert done.returncode == status and done.stderr.count("\n") == 1, done.stdout + done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".pth"] == ["in"], done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def one_shard(photographs, tmp_path) -> Path:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.tar").write_bytes(make_tar(("a.jpg", dict(photographs)["china.jpg"])))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_run_that_is_refused_leaves_nothing_and_the_mended_one_works(one_shard):
+    torch.save(hollow_state(10), one_shard / "ten.pth")
+    (one_shard / "bad.pth").write_bytes(b"<html>")
+    ten = ("--weights", one_shard / "ten.pth")
+    assert "--classes names 1000 classes and --weights has 10" in refused(one_shard, *ten)
+    assert "it is an HTML page" in refused(one_shard, "--weights", one_shard / "bad.pth")
+    assert "--runner fast" in refused(one_shard, *SEED, "--runner", "fast", "--device", "cpu")
+    assert "this machine has no GPU that Ray can see" in refused(one_shard, *SEED, "--device", "cuda")
+    (one_shard / "in/ten.csv").write_text("label_id,wnid,label\n" + "".join(f"{number},,class {number}\n" for number in range(10)))
+    done = job("label", "--input", one_shard / "in", "--output", one_shard / "deep/out", *ten, "--classes", one_shard / "in/ten.csv")
+    assert done.returncode == 0 and "1 labelled" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("error", [attempts.NoCluster("Ray does not answer."), UserError("--weights: refused.")])
+def test_a_run_without_its_cluster_or_weights_leaves_nothing(one_shard, monkeypatch, error):
+    def connect(_):
+        assert [path.name for path in (one_shard / "out").iterdir()] == ["lease.json"]
+        raise error
+
+    monkeypatch.setattr(attempts, "_connect", connect)
+    with pytest.raises(UserError, match=str(error)):
+        run.label(Config(input=str(one_shard / "in"), output=str(one_shard / "out"), weights="seed:0"))
+    assert [path.name for path in one_shard.iterdir()] == ["in"]
+
+
+def test_other_class_names_are_refused_before_anything_is_written(one_shard):
+    chosen = weights.identify("seed:0")
+    config = Config(input=str(one_shard / "in"), output=str(one_shard / "out"), weights="seed:0", dry_run=True)
+    output.claim(config, chosen.model_id, load_classes().slice(0, 10))
+    (one_shard / "out/input.json").unlink()
+    before = sorted(one_shard.rglob("*"))
+    with pytest.raises(UserError, match="with other class names"):
+        run.label(config)
+    assert sorted(one_shard.rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_identity_is_cheap_and_stable(tmp_path: Path) -> None:
     assert subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).strip() == "False"
 
 
-@pytest.mark.parametrize("spec", ["", "pretrain", "seed:", "seed:-1", "seed:01", "seed:x", "weights.pt", "0"])
+@pytest.mark.parametrize("spec", ["", "pretrain", "seed:", "seed:-1", "seed:01", "seed:x", "weights.tar", "0"])
 def test_other_values_are_refused(spec: str) -> None:
     failure(spec)
 
@@ -94,6 +94,12 @@ def test_half_precision_other_classes_and_no_batch_counters(tmp_path: Path) -> N
     assert not [name for name in loaded if "num_batches" in name]
 
 
+def test_a_lightning_checkpoint_of_a_compiled_half_precision_model(tmp_path: Path) -> None:
+    state = {f"model._orig_mod.{name}": tensor.half() for name, tensor in hollow_state(7).items()}
+    loaded = load(save({"state_dict": state, "epoch": 3, "optimizer_states": [{}]}, tmp_path / "last.ckpt"))
+    assert loaded["last_linear.weight"].shape == (7, 1536) and loaded["features.0.conv.weight"].dtype == torch.float32
+
+
 def test_safetensors_at_a_uri() -> None:
     state = {name: tensor.half().contiguous() for name, tensor in hollow_state().items()}
     state["features.0.conv.weight"] += 0.5
@@ -108,7 +114,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     whole = hollow_state()
     lacking = {name: tensor for name, tensor in whole.items() if name != "features.3.conv.bn.bias"}
     assert "it lacks 'features.3.conv.bn.bias'." in failure(save(lacking, tmp_path / "lacking.pth"))
-    assert "it lacks 'features.0.bn.bias' and" in failure(save({}, tmp_path / "empty.pth"))
+    assert "it lacks 'features.0.bn.bias', 'features.0.bn.running_mean', 'features.0.bn.running_var' and" in failure(save({}, tmp_path / "empty.pth"))
     assert "it has unknown 'fc.weight'." in failure(save(whole | {"fc.weight": torch.zeros(1)}, tmp_path / "more.pth"))
     wrong = whole | {"features.0.conv.weight": torch.zeros(32, 1, 3, 3)}
     assert "has shape [32, 1, 3, 3], not [32, 3, 3, 3]" in failure(save(wrong, tmp_path / "wrong.pth"))
@@ -117,7 +123,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     scalar = whole | {"last_linear.weight": torch.tensor(1.0)}
     assert "'last_linear.weight' has shape []" in failure(save(scalar, tmp_path / "scalar.pth"))
     broken = whole | {"last_linear.bias": torch.full((1000,), torch.nan)}
-    assert "'last_linear.bias' holds values that are not finite" in failure(save(broken, tmp_path / "nan.pth"))
+    assert "has values in 'last_linear.bias' that are not finite" in failure(save(broken, tmp_path / "nan.pth"))
     assert "something other than a state dict" in failure(save([1, 2], tmp_path / "list.pth"))
     assert "something other than a state dict" in failure(save({"epoch": 3}, tmp_path / "epoch.pth"))
 
@@ -144,8 +150,9 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
     mark = tmp_path / "it ran"
     plain = tmp_path / "plain.pth"
     plain.write_bytes(pickle.dumps(Payload(mark)))
-    for spec in (str(plain), save(hollow_state() | {"x": Payload(mark)}, tmp_path / "zip.pth")):
-        assert "is not a .pth file of tensors only" in failure(spec)
+    for spec, says in ((str(plain), ", or is damaged: it is a Python pickle, of which only tensors are read; save its state_dict"),
+                       (save({"x": Payload(mark)}, tmp_path / "zip.pth"), ": it needs code (posix.mkdir), which is not run; save its")):
+        assert f"is not a file of tensors only{says}" in failure(spec)
         assert not mark.exists()
     pickle.loads(plain.read_bytes())
     assert mark.exists()  # the payload itself works
