@@ -17,6 +17,7 @@ import torch
 from pipeline import attempts, ledger, output, report, run, weights
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError
+from pipeline.connect import NoCluster
 from pipeline.history import settings
 from pipeline.run import new_run_id
 from pipeline.tally import Summary
@@ -94,13 +95,13 @@ def test_a_run_that_is_refused_leaves_nothing_and_the_mended_one_works(one_shard
     assert done.returncode == 0 and "1 labelled" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("error", [attempts.NoCluster("Ray does not answer."), UserError("--weights: refused.")])
+@pytest.mark.parametrize("error", [NoCluster("Ray does not answer."), UserError("--weights: refused.")])
 def test_a_run_without_its_cluster_or_weights_leaves_nothing(one_shard, monkeypatch, error):
-    def connect(_):
+    def connect(*_):
         assert [path.name for path in (one_shard / "out").iterdir()] == ["lease.json"]
         raise error
 
-    monkeypatch.setattr(attempts, "_connect", connect)
+    monkeypatch.setattr(attempts, "connect", connect)
     with pytest.raises(UserError, match=str(error)):
         run.label(Config(input=str(one_shard / "in"), output=str(one_shard / "out"), weights="seed:0"))
     assert [path.name for path in one_shard.iterdir()] == ["in"]

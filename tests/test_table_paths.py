@@ -173,7 +173,8 @@ def test_tables_at_the_places_of_before_leave_no_twin(tmp_path, monkeypatch, ref
 
     (output / "input.json").write_text(json.dumps({"input": str(tmp_path / "in")}))
 
-    def execute(config, chosen, classes, pending, summary, *_):
+    def execute(config, chosen, classes, pending, summary, *others):
+        others[-1]()  # begin
         assert old.exists()
         for shard in list(pending["path"].to_pylist()):
             put(config.output, shard, chosen.model_id)
