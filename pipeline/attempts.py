@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 STOP_S = 3.0  # for Ray to end an execution that is broken off
 REPORTS_AHEAD = 16  # tables that wait for the driver's loop
 USER_ERROR = "pipeline.config.UserError: "  # as a traceback ends with it
+AWAY_S = 120.0  # without an answer from the store of the output: the run ends
 ATTEMPTS = 3  # of a shard in a run: after that, what kills its process or never passes is the next run's
 
 
@@ -131,6 +132,8 @@ def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any
             with placed(pools, nodes, stop) as places:
                 progress = Progress(stream, len(left), pc.sum(shards["size"]).as_py())
                 grown = _attempt(build(pools, shards, places), tally, metrics, lease, progress, Growth(nodes), stop)
+            if summary.unrecorded:
+                break
             try:
                 tally.settle(last=tally.last_attempt and not grown)
             except Exception as error:  # noqa: BLE001  # each store has its own exceptions
@@ -167,6 +170,9 @@ def _attempt(dataset: Any, tally: Tally, metrics: Metrics, lease: Lease | None, 
             stop.check()
             if lease:
                 lease.check()
+                if lease.away_s() > AWAY_S:  # each shard that is left would wait for the store in vain
+                    tally.summary.unrecorded = tally.reason = f"the store of --output has taken nothing for {AWAY_S:.0f} s"
+                    return False
             if growth.seen():
                 return True
     except UserError:

@@ -44,6 +44,7 @@ class Lease:
         self.output, self.run_id = output, run_id
         self.uri = storage.join(output, "lease.json")
         self.since = time.time()
+        self.renewed = time.monotonic()
         self.lost: str | None = None
         self.kept: str | None = None
         self.ended = threading.Event()
@@ -54,6 +55,10 @@ class Lease:
         if self.lost:
             raise Busy(f"--output {self.output}: this run was out of touch for longer than its lease, and {self.lost}; "
                        "what it committed is kept.")
+
+    def away_s(self) -> float:
+        """Seconds since the store last took a renewal."""
+        return time.monotonic() - self.renewed
 
     def take(self) -> None:
         """Raise Busy if another run has it."""
@@ -67,6 +72,7 @@ class Lease:
                            f"{_clock(other['until'])} if it is not renewed: wait for that run, or give --no-lease.")
             if self._take_over(other):
                 break
+        self.renewed = time.monotonic()
         self.renewer.start()
 
     def _take_over(self, over: dict[str, Any]) -> bool:
@@ -115,6 +121,7 @@ class Lease:
                     self.lost = f"run {other['run_id']} has taken it" if other else "somebody has removed it"
                     return
                 storage.put_whole(self.uri, self._mark())
+                self.renewed = time.monotonic()
             except Exception as error:  # noqa: BLE001  # the store is away; so it is for other runs
                 logging.getLogger(__name__).warning("the lease is not renewed: %s", told(error))
 

@@ -2,7 +2,7 @@
 
 Bytes of requests and replies pass unchanged, so signatures stay valid. A fault comes at a set rate (seeded), or at a
 chosen request. Kinds: `busy` (503 SlowDown), `throttled` (429), `reset` (before the server hears of it), `lost` (reset
-after the server did the work), `cut` (half a reply), `stall` (no reply for `STALL_S`).
+after the server did the work), `cut` (half a reply), `stall` (no reply for `STALL_S`), `refused` (403 ExpiredToken).
 """
 
 import asyncio
@@ -16,8 +16,10 @@ from collections.abc import Callable
 
 KINDS = ("busy", "throttled", "reset", "lost", "cut")
 STALL_S = 4.0  # longer than the client waits in its test
-_ERROR = ('<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>Please reduce your request rate.'
-          "</Message></Error>")
+_ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
+_REPLIES = {"busy": (b"503 Slow Down", "SlowDown", "Please reduce your request rate."),
+            "throttled": (b"429 Too Many Requests", "TooManyRequests", "Please reduce your request rate."),
+            "refused": (b"403 Forbidden", "ExpiredToken", "The provided token has expired.")}
 
 
 class FaultProxy:
@@ -84,10 +86,9 @@ class FaultProxy:
         fault = self._fault(method, path)
         if fault:
             self.counts[fault] += 1
-        if fault in ("busy", "throttled"):
-            status, code = (b"503 Slow Down", "SlowDown") if fault == "busy" else (b"429 Too Many Requests",
-                                                                                 "TooManyRequests")
-            text = _ERROR.format(code=code).encode() if method != "HEAD" else b""
+        if fault in _REPLIES:
+            status, code, message = _REPLIES[fault]
+            text = _ERROR.format(code=code, message=message).encode() if method != "HEAD" else b""
             writer.write(b"HTTP/1.1 %b\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%b"
                          % (status, len(text), text))
             await writer.drain()

@@ -202,3 +202,37 @@ def test_a_request_to_end_at_any_moment(photographs, tmp_path):
     assert job("label", *options, "--output", output).returncode == 0
     assert job("verify", "--input", tmp_path / "in", "--output", output).returncode == 0
     assert lease.LEASE_S == 60
+
+
+@pytest.mark.chaos
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", ["reset", "refused"])
+def test_a_store_that_goes_away_in_the_middle_ends_the_run_with_its_summary(s3, proxy, photographs, tmp_path, kind):
+    """The endpoint answers no more, or refuses all that is asked: credentials have expired."""
+    environ, fs = s3
+    small = [(name, data) for name, data in photographs if len(data) < 200_000]
+    for number in range(20):
+        fs.pipe_file(f"photos/away/in/{number:02}.tar", make_tar(*((f"{copy}/{name}", data) for copy in range(4) for name, data in small)))
+    command = ("import pipeline.attempts, runpy, sys; pipeline.attempts.AWAY_S = 15; sys.argv[0] = 'jobs/label.py'; "
+               "runpy.run_path('jobs/label.py', run_name='__main__')")
+    try:
+        with open(tmp_path / "log", "w") as log:
+            process = subprocess.Popen([sys.executable, "-c", command, "--input", "s3://photos/away/in", "--output", "s3://photos/away/out", *SEED,
+                                        "--batch-size", "4"], cwd=ROOT, stdout=log, stderr=log,
+                                       env=os.environ | environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"})
+            deadline = time.monotonic() + 120
+            while not fs.glob("photos/away/out/labels/**.parquet") and time.monotonic() < deadline:
+                fs.invalidate_cache()
+                time.sleep(0.5)
+            proxy.rate, proxy.kinds = 1.0, (kind,)
+            began = time.monotonic()
+            code = process.wait(timeout=300)
+        said = (tmp_path / "log").read_text()
+        print(f"{kind}: exit {code} {time.monotonic() - began:.0f} s after the store went away\n{said[-1500:]}")
+        assert code == 1 and "Traceback" not in said and "shards    " in said
+        assert "the record of this run could not be written" in said
+        if kind == "refused":
+            assert "The provided token has expired" in said
+    finally:
+        proxy.rate = 0.0
+        fs.rm("photos/away", recursive=True)
