@@ -20,6 +20,7 @@ import pyarrow as pa
 
 HEAD_BYTES = 512  # enough to tell what a file is
 CHUNK_BYTES = 2**15  # of the file, for each call of a decoder; it is copied once for each part that ends in it
+MOST_BYTES = 2**20  # of one call of pyarrow
 _MAGIC = {"gzip": rb"\x1f\x8b", "bzip2": rb"BZh[1-9]", "xz": rb"\xfd7zXZ\x00",
           "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"}  # the latter begins a frame to be skipped, as pzstd writes
 _MEANING = {
@@ -193,8 +194,9 @@ class _Frames:
         self.stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), "zstd")
 
     def read(self, size: int) -> bytes:
+        """Up to `size` bytes, at most `MOST_BYTES`: pyarrow makes room for all of them first, and keeps it for ever if it then raises."""
         try:
-            data: bytes = self.stream.read(size)
+            data: bytes = self.stream.read(min(size, MOST_BYTES))
         except (OSError, pa.ArrowException) as error:
             if self.source.failure is not None:
                 raise self.source.failure from None

@@ -4,9 +4,11 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import random
 import shutil
 import subprocess
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -32,7 +34,8 @@ def parts(packing: str, *contents: bytes) -> list[bytes]:
 def unpack(data: bytes) -> bytes:
     packing = packing_of(data[:512])
     assert packing is not None
-    return unpacked(io.BufferedReader(io.BytesIO(data[512:])), data[:512], packing).read(2**30)
+    stream = unpacked(io.BufferedReader(io.BytesIO(data[512:])), data[:512], packing)
+    return b"".join(iter(lambda: stream.read(2**20), b""))
 
 
 WHOLE = {  # each holds PHOTOS
@@ -179,3 +182,18 @@ def test_compressed_tars_of_a_store(s3, monkeypatch):
 def test_many_empty_members_take_little_time():
     assert unpack(gzip_member(b"") * 40_000 + gzip_member(b"end")) == b"end"
     assert unpack(pa.compress(b"", "zstd", asbytes=True) * 40_000 + raw_frame(b"end")) == b"end"
+
+
+def test_a_damaged_frame_costs_no_address_space():
+    """pyarrow makes room for all that it is asked for, and kept it where it raised: after 30 damaged shards no process could be forked."""
+    def address_space() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+    data = PACKINGS["zstd"][0](NOISE[:3000])[:-50]
+    before = address_space()
+    for _ in range(20):
+        stream = unpacked(io.BytesIO(data[512:]), data[:512], "zstd")
+        with pytest.raises(Undecodable):
+            while stream.read(2**28):
+                pass
+    assert address_space() - before < 2**29
