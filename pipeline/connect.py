@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pipeline.config import UserError
 from pipeline.retry import told
@@ -28,6 +28,7 @@ LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"  # of Ray's C++ part
 ANSWER_S = 30.0  # for the head to take a connection: it may be starting
 TRY_S = 5.0
 LOOK_S = 0.02
+UP_SOON_S = 4.0
 LOCAL = "local"
 
 
@@ -85,6 +86,14 @@ class _Started:
         self.done.set()
         threading.Event().wait()
 
+    def _leave(self, handlers: dict[Any, Any]) -> None:
+        """Let Ray end its own processes, if it is up soon; else they notice within a minute that there is no Ray any more."""
+        if self.done.wait(UP_SOON_S) and self.error is None:
+            import ray
+            ray.shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
     def wait(self, stop: Stop) -> None:
         """Until it is up or has failed. Ray's C++ part sets a handler that aborts the process at SIGTERM: ours is set again."""
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -92,6 +101,8 @@ class _Started:
         while not self.done.wait(LOOK_S):
             for number, handler in handlers.items() if in_main else ():
                 signal.signal(number, handler)
+            if stop.signal:
+                self._leave(handlers if in_main else {})
             stop.check()
         for number, handler in handlers.items() if in_main else ():
             signal.signal(number, handler)
