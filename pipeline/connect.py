@@ -29,6 +29,7 @@ ANSWER_S = 30.0  # for the head to take a connection: it may be starting
 TRY_S = 5.0
 LOOK_S = 0.02
 UP_SOON_S = 4.0
+NO_TOKEN = b"InvalidAuthToken"  # so says Ray's C++ part, each second, of a token that the cluster does not take
 LOCAL = "local"
 
 
@@ -60,10 +61,10 @@ def connect(stream: TextIO, stop: Stop) -> bool:
     logging.getLogger("ray").setLevel(logging.ERROR)  # it would say that its handler of signals is not set
     started = _Started(lambda: ray.init(LOCAL if address == LOCAL else None, include_dashboard=False, log_to_driver=False,
                                         logging_level=logging.ERROR))
-    with _without_greeting():
+    with _without_greeting() as said:
         started.wait(stop)
     if started.error is not None:  # Ray raises no kind of its own
-        raise NoCluster(f"Ray {_where(address)} {_why(started.error)}.") from started.error
+        raise NoCluster(f"Ray {_where(address)} {_why(started.error, said)}.") from started.error
     return True
 
 
@@ -112,10 +113,11 @@ def _where(address: str | None) -> str:
     return "on this machine" if address in (None, LOCAL) else f"at RAY_ADDRESS {address}"
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, said: list[bytes]) -> str:
+    """Why Ray is not there: what it raised is less than what its C++ part said."""
     text = told(error, 300)
-    if "token" in text.lower() or "auth" in type(error).__name__.lower():
-        return f"refuses this process: RAY_AUTH_TOKEN is missing, or another than the cluster's ({text})"
+    if "token" in text.lower() or any(NO_TOKEN in line for line in said):
+        return "refuses this process: RAY_AUTH_TOKEN is missing, or is another than the cluster's"
     return f"does not answer or start ({text})"
 
 
@@ -169,26 +171,28 @@ def _provide_token() -> None:
 
 
 @contextmanager
-def _without_greeting() -> Iterator[None]:
-    """Let Ray's C++ part say nothing but what is fatal, and not even that it was told so.
+def _without_greeting() -> Iterator[list[bytes]]:
+    """Let Ray's C++ part say nothing but what is fatal, and not even that it was told so; what it said, once the context is left.
 
     Otherwise the first thing that a user sees is an error about constructor arguments, which is none.
     """
     level = os.environ.get(LOG_LEVEL)
     if level is not None:  # somebody wants to see it
-        yield
+        yield []
         return
+    lines: list[bytes] = []
     sys.stderr.flush()
     with tempfile.TemporaryFile() as said:
         kept = os.dup(2)
         os.dup2(said.fileno(), 2)
         os.environ[LOG_LEVEL] = "fatal"
         try:
-            yield
+            yield lines
         finally:
             del os.environ[LOG_LEVEL]
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
             said.seek(0)
-            os.write(2, b"".join(line for line in said if LOG_LEVEL.encode() not in line))
+            lines += said
+            os.write(2, b"".join(line for line in lines if LOG_LEVEL.encode() not in line and NO_TOKEN not in line))
