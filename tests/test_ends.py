@@ -193,9 +193,8 @@ def test_a_request_to_end_at_any_moment(photographs, tmp_path):
         assert took_s < 10 and code in (143, 130, 0, -15, -2) and "Traceback" not in said, said
         assert not (output / "lease.json").exists() or code in (-15, -2)
         assert code == 0 or "in order" in said or tables == shards == runs
-        if code == 0 and "nothing to do" in said:
-            for path in list(output.glob("labels/**/*.parquet"))[::2]:
-                path.unlink()
+        if code == 0:
+            output = tmp_path / f"out-{number}"
     deadline = time.monotonic() + 90  # what Ray was just starting notices within a minute
     while (left := [one.name() for one in begun_by_us if one.is_running() and one.status() != "zombie"]) and time.monotonic() < deadline:
         time.sleep(0.5)
