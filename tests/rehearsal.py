@@ -97,7 +97,8 @@ def run(folder: Path, weights: str, shapes: list[tuple[int, int]]) -> dict[str, 
     ray.init(log_to_driver=False)
     assert sum(bool(node["Alive"]) for node in ray.nodes()) == 1 + len(shapes), ray.nodes()
     begun = time.monotonic()
-    summary = label(Config(input=str(folder / "in"), output=str(folder / "out"), weights=weights, batch_size=BATCH), sys.stderr)
+    summary = label(Config(input=str(folder / "in"), output=str(folder / "out"), weights=weights, batch_size=BATCH,
+                           precision="fp32"), sys.stderr)  # else the nodes are asked what their GPUs compute in, and have none
     seconds = time.monotonic() - begun
     calls: dict[str, list[list[float]]] = defaultdict(list)
     for path in log.iterdir():
