@@ -33,10 +33,10 @@ def adopt(output: str, model_id: str, footers: pa.Table, run_id: str) -> None:
                    for row in of_run if (shard := shard_of(row["file"])) is not None]
         ledger.write(output, "shards", f"{author}-found-by-{run_id}", entries, ledger.SHARDS)
         for row in ledger.read_rows(output, "runs", author + ".parquet", ledger.RUNS, []).to_pylist():
-            if row["status"] in ("done", "failed"):  # of those that were killed all is counted anew
-                row |= {"num_committed": row["num_committed"] + len(entries)} | {
-                    name: row[name] + sum(entry[name] for entry in entries) for name in ("num_images", "num_rejected")}
-                ledger.write(output, "runs", author, [row], ledger.RUNS)
+            counts = _counted(ledger.read_shards(output, author, []))
+            # of those that were killed all is counted anew; a run that lost its ledger has counted its tables already
+            if row["status"] in ("done", "failed") and counts["num_committed"] > row["num_committed"]:
+                ledger.write(output, "runs", author, [row | counts], ledger.RUNS)
 
 
 def bury(output: str, run_id: str, damaged: list[str]) -> None:
@@ -45,12 +45,16 @@ def bury(output: str, run_id: str, damaged: list[str]) -> None:
         if row["status"] != "running":
             return
         shards = ledger.read_shards(output, row["run_id"], damaged)
-        committed = [shard for shard in shards if shard["status"] == "committed"]
-        row |= {"status": "killed", "num_committed": len(committed), "num_failed": len(shards) - len(committed),
-                "num_images": sum(shard["num_images"] for shard in committed),
-                "num_rejected": sum(shard["num_rejected"] for shard in committed)}
+        counts = _counted(shards)
+        row |= counts | {"status": "killed", "num_failed": len(shards) - counts["num_committed"]}
         row |= dict.fromkeys(("rejected", "labels", "confidence", "seconds", "images_per_s", "cpu_s", "gpu_s"))
         ledger.write(output, "runs", row["run_id"], [row], ledger.RUNS)
+
+
+def _counted(shards: list[dict[str, Any]]) -> dict[str, int]:
+    """What a run's row says of its committed shards, by rows of `SHARDS`; a shard counts once."""
+    committed = {shard["shard"]: shard for shard in shards if shard["status"] == "committed"}.values()
+    return {"num_committed": len(committed)} | {name: sum(shard[name] for shard in committed) for name in ("num_images", "num_rejected")}
 
 
 def before(output: str, run_id: str) -> dict[str, Any] | None:

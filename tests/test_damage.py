@@ -11,6 +11,7 @@ import pytest
 from pipeline import ledger, output, run, storage, weights
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError
+from pipeline.counts import Counts
 from pipeline.evaluate import evaluate
 from pipeline.inputs import Inputs
 from pipeline.query import connect
@@ -58,7 +59,7 @@ def made(tmp_path):
         "run_id": "20261126T213000-aaaaaa", "shard": SHARD, "model_id": model, "status": "committed", "source_size": version.size,
         "source_etag": version.etag, "file": SHARD + ".parquet", "file_size": file.size, "file_etag": file.etag, "num_images": 4,
         "num_rejected": 0}], ledger.SHARDS)
-    summary = Summary("20261126T213000-aaaaaa", model, 0, 1, 10, 0, True, num_committed=1)
+    summary = Summary("20261126T213000-aaaaaa", model, 0, 1, 10, 0, True, num_committed=1, counts=Counts(4))
     ledger.write(config.output, "runs", summary.run_id, [run._run_row(config, summary, "done", NOW)], ledger.RUNS)
     storage.put_whole(output.report_uri(config.output, summary.run_id), b"<html></html>")
     storage.put_whole(f"{config.output}/lease.json", b'{"run_id": "r", "place": "x", "pid": 1, "since": 1.0, "until": 2.0}')
@@ -118,3 +119,13 @@ def test_what_an_ended_run_committed_is_counted_in_its_row(made, tmp_path):
     assert run.label(config).num_skipped == 2
     after = ledger.read_rows(config.output, "runs", "20261126T213000-aaaaaa.parquet", ledger.RUNS, []).to_pylist()[0]
     assert (after["num_committed"], after["num_images"]) == (row["num_committed"] + 1, row["num_images"] + 2)
+
+
+def test_a_lost_ledger_counts_nothing_twice(made, tmp_path):
+    """Its rows are found in the tables again; the run's own row has counted them."""
+    config, _ = made
+    for path in (tmp_path / "out/shards").iterdir():
+        path.unlink()
+    assert run.label(config).num_skipped == 1
+    after = ledger.read_rows(config.output, "runs", "20261126T213000-aaaaaa.parquet", ledger.RUNS, []).to_pylist()[0]
+    assert (after["num_committed"], after["num_images"]) == (1, 4)
