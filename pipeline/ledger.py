@@ -22,7 +22,7 @@ from pipeline.counts import CONFIDENCE, LABELS, REJECTED
 from pipeline.left_out import LEFT_OUT
 from pipeline.listing import FILES, list_files
 from pipeline.output import labels_folder
-from pipeline.parquet import DAMAGE, read_table
+from pipeline.parquet import DAMAGE, read_present
 from pipeline.retry import retrying
 from pipeline.table_paths import SUFFIX, table_path
 
@@ -79,7 +79,7 @@ RUNS = pa.schema([  # one row a run
     ("gpu_s", pa.float64()),         # GPU seconds of labellers
 ])
 
-_NEEDED = {"shards": ("shard", "model_id", "status", "file"), "runs": ("status", "model_id", "config")}  # of the first release
+_NEEDED = {"shards": ("run_id", "shard", "model_id", "status", "file"), "runs": ("run_id", "status", "model_id", "config")}  # of the first release
 _PLAN_COLUMNS = ["model_id", "status", *FINISHED.names]
 READS_AT_ONCE = 16
 
@@ -123,8 +123,8 @@ def read_rows(output: str, table: str, path: str, schema: pa.Schema, damaged: li
     except FileNotFoundError:  # removed since it was listed
         return schema.empty_table()
     try:
-        found = read_table(data)
-        if missing := {"run_id", *_NEEDED[table]} - {*found.column_names}:
+        found = read_present(data, [*{*schema.names, *_NEEDED[table]}])
+        if missing := {*_NEEDED[table]} - {*found.column_names}:
             raise KeyError(missing)
         columns = [found[name].cast(kind) if name in found.column_names else pa.nulls(len(found), kind)
                    for name, kind in zip(schema.names, schema.types, strict=True)]

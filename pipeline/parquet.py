@@ -20,8 +20,17 @@ def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
         pyarrow.ArrowInvalid: it is not a Parquet file, or is damaged.
         KeyError: it has no such column.
     """
+    table = _read(data, columns)
+    return table.select(columns) if columns else table
+
+
+def read_present(data: bytes, columns: list[str]) -> pa.Table:
+    """The same, without those of the columns that the file does not have."""
+    return _read(data, columns)
+
+
+def _read(data: bytes, columns: list[str] | None) -> pa.Table:
     try:
-        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(columns, use_threads=False)
+        return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(columns, use_threads=False)
     except OSError as error:  # so it calls a damaged file, though no store was asked
         raise pa.ArrowInvalid(str(error)) from error
-    return table.select(columns) if columns else table
