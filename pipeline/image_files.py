@@ -9,7 +9,6 @@ Not here: decoding, and what is pending.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import zlib
 from collections import deque
@@ -22,7 +21,7 @@ import pyarrow as pa
 from pipeline.listing import FILES, MISSING, REFUSED
 from pipeline.retry import Replaced, retrying
 from pipeline.shards import Sample
-from pipeline.storage import child, open_read
+from pipeline.storage import child, is_no_file, open_read
 
 MEMBERS = pa.list_(pa.struct(list(FILES)))
 GROUPS = pa.schema([*FILES, ("members", MEMBERS)])  # path: the group's name; size: of all; etag: of the list of members
@@ -93,17 +92,11 @@ def _taken(coming: deque[tuple[Sample, int, Future[bytes] | None]]) -> Sample:
         error = "replaced"
     except PermissionError:
         error = "unreadable"
-    except _NO_FILE:
-        error = "not_a_file"
     except OSError as failed:
-        if failed.errno not in _NO_NAME:
+        if not is_no_file(failed):
             raise
         error = "not_a_file"
     return Sample(sample.index, sample.key, b"", error)
-
-
-_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # there can be no such file
 
 
 def _read(uri: str, etag: str) -> bytes:

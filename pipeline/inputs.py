@@ -29,6 +29,8 @@ from pipeline.stream import open_random, open_stream
 
 NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$",
          "images": rf"\.({'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})$"}
+SHARDS = f"{NAMES['tar']}|{NAMES['parquet']}"
+ANY_KIND = f"{SHARDS}|{NAMES['images']}"
 # Spark, Hive and Arrow pass over folders that begin with . or, unless there is a = in the name, with _; others are those of NAS
 # systems. Shards too, for their tables would have such names. Photographs may begin with _, and cameras name them so.
 HIDDEN = r"(^|/)(\.[^/]*|_[^/=]*|@eaDir|#recycle|#snapshot|\$RECYCLE\.BIN)/|(^|/)\.[^/]*/?$"
@@ -186,14 +188,14 @@ def find(uri: str, format: str = "auto", partition: str | None = None, output: s
         files = _without_hidden(files, left_out)
     files = _without_odd(files, left_out)
     of_kind = {name: _matches(files, pattern) for name, pattern in NAMES.items()}
-    shard_names = pc.or_(of_kind["tar"], of_kind["parquet"])
     kind = next((name for name, matches in of_kind.items() if format in ("auto", name) and pc.any(matches).as_py()), None)
     if kind is None:
-        left_out.add_paths("other_kind", files.filter(pc.or_(shard_names, of_kind["images"]))["path"])
-        left_out.add_paths("other_name", files.filter(pc.invert(pc.or_(shard_names, of_kind["images"])))["path"])
+        known = _matches(files, ANY_KIND)
+        left_out.add_paths("other_kind", files.filter(known)["path"])
+        left_out.add_paths("other_name", files.filter(pc.invert(known))["path"])
         return Found(FILES.empty_table(), left_out)
     found, rest = files.filter(of_kind[kind]), files.filter(pc.invert(of_kind[kind]))
-    known = pc.or_(pc.or_(_matches(rest, NAMES["tar"]), _matches(rest, NAMES["parquet"])), _matches(rest, NAMES["images"]))
+    known = _matches(rest, ANY_KIND)
     left_out.add_paths("other_kind", rest.filter(known)["path"])
     left_out.add_paths("other_name", _not_beside(rest.filter(pc.invert(known)), found))
     return Found(group(found) if kind == "images" else found.select(FILES.names).sort_by("path"), left_out)
@@ -205,15 +207,14 @@ def _matches(files: pa.Table, pattern: str) -> pa.ChunkedArray:
 
 def _without_hidden(files: pa.Table, left_out: LeftOut) -> pa.Table:
     """The files that are not hidden, nor leftovers of other tools."""
-    is_shard = pc.or_(_matches(files, NAMES["tar"]), _matches(files, NAMES["parquet"]))
-    hidden = pc.or_(_matches(files, HIDDEN), pc.and_(is_shard, _matches(files, HIDDEN_SHARD)))
+    hidden = pc.or_(_matches(files, HIDDEN), pc.and_(_matches(files, SHARDS), _matches(files, HIDDEN_SHARD)))
     left_out.add_paths("hidden", files.filter(hidden)["path"])
     return files.filter(pc.invert(hidden))
 
 
 def _without_odd(files: pa.Table, left_out: LeftOut) -> pa.Table:
     """The files, and of what cannot be read that which is a shard or an image by its name: it fails, or has its row."""
-    named = pc.or_(pc.or_(_matches(files, NAMES["tar"]), _matches(files, NAMES["parquet"])), _matches(files, NAMES["images"]))
+    named = _matches(files, ANY_KIND)
     for reason, mark in (("loop", LOOP), ("not_a_file", MISSING), ("unreadable", REFUSED)):
         odd = pc.and_(pc.equal(files["etag"], mark), pc.invert(named))
         left_out.add_paths(reason, files.filter(odd)["path"])

@@ -9,7 +9,6 @@ read keeps its row; so does a line without a URI.
 from __future__ import annotations
 
 import csv
-import errno
 import io
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +26,6 @@ from pipeline.uris import find_fault
 
 ASKED_AT_ONCE = 32
 COLUMNS = ("uri", "size", "etag")
-_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def read_manifest(uri: str) -> pa.Table:
@@ -144,13 +141,11 @@ def _asked(manifest: str, lines: list[int], uris: list[str]) -> list[storage.Fil
         try:
             found = storage.stat(uri) if uri else None
             return storage.File(uri, 0, MISSING) if found is None else storage.File(uri, found.size, found.etag)
-        except _NO_FILE:
-            return storage.File(uri, 0, MISSING)
         except PermissionError as error:
             refusals.append(error)
             return storage.File(uri, 0, REFUSED)
         except Exception as error:  # each store has its own exceptions
-            if isinstance(error, OSError) and error.errno in _NO_NAME:
+            if storage.is_no_file(error):
                 return storage.File(uri, 0, MISSING)
             raise UserError(f"--input {manifest}: line {line}, column uri: {uri}: {told(error, 300)}.") from error
 

@@ -109,6 +109,12 @@ def size_of(info: dict[str, Any]) -> int:
     return int(info["size"])
 
 
+def is_no_file(error: BaseException) -> bool:
+    """Whether this says that there is no file of that name: none at all, a folder, or a name that no file can have."""
+    return isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL))
+
+
 def stat(uri: str) -> File:
     """The file at `uri` as the store has it now (its `path` is the base name). Raises FileNotFoundError, IsADirectoryError."""
     fs, path = locate(uri)
