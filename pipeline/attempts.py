@@ -111,40 +111,40 @@ def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any
         leave: called when no attempt is under way any more, before the run is put in order.
     """
     from pipeline.nodes import Growth, count_cpus, count_gpus
-    from pipeline.pools import choose_pools, placed
+    from pipeline.pools import NodesGone, choose_pools, placed
     pending = pending.append_column("number", pa.array(np.arange(len(pending), dtype=np.int32)))
-    nodes = find()
-    pools = choose_pools(config, nodes, device)
     begun = time.monotonic()
-    tally = Tally(config.output, summary, pa.concat_arrays(pending["path"].chunks), pools.label_threads if device == "cpu" else 0,
-                  pools.label_gpus, metrics.end)
+    tally = Tally(config.output, summary, pa.concat_arrays(pending["path"].chunks), metrics.end)
     try:
-        attempt = 1
+        attempt, changed = 1, False
         while attempt <= ATTEMPTS and len(left := tally.left()):
             shards = pending if len(left) == len(pending) else pending.take(pa.array(left))
             tally.last_attempt = attempt == ATTEMPTS
-            if attempt > 1:  # what was left of the attempt before may be the work of a node that is gone
-                nodes = find()
-                pools = choose_pools(config, nodes, device)
-                stream.write(f"attempt {attempt} of {ATTEMPTS} for {len(left):,} shards, one at a time\n")
-                pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0, blocks_a_commit=1)
+            nodes = find()
+            pools = choose_pools(config, nodes, device)
+            tally.label_cpus, tally.label_gpus = pools.label_threads if device == "cpu" else 0, pools.label_gpus
             summary.hardware = f"{len(nodes)} nodes, {count_cpus(nodes):g} CPUs, {count_gpus(nodes)} GPUs ({platform.machine()})"
-            with placed(pools, nodes, stop) as places:
-                progress = Progress(stream, len(left), pc.sum(shards["size"]).as_py())
-                grown = _attempt(build(pools, shards, places), tally, metrics, lease, progress, Growth(nodes), stop)
+            if changed:
+                stream.write(f"the cluster has changed, to {len(nodes)} nodes with work: the pools are made anew\n")
+            elif attempt > 1:
+                stream.write(f"attempt {attempt} of {ATTEMPTS} for {len(left):,} shards, one at a time\n")
+            if attempt > 1:
+                pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0, blocks_a_commit=1)
+            try:
+                with placed(pools, nodes, stop) as places:
+                    progress = Progress(stream, len(left), pc.sum(shards["size"]).as_py())
+                    changed = _attempt(build(pools, shards, places), tally, metrics, lease, progress, Growth(nodes), stop)
+            except NodesGone:
+                changed = True
+                continue
             if summary.unrecorded:
                 break
             try:
-                tally.settle(last=tally.last_attempt and not grown)
+                tally.settle(last=tally.last_attempt and not changed)
             except Exception as error:  # noqa: BLE001  # each store has its own exceptions
                 summary.unrecorded = told(error)
                 break
-            if grown:  # what was in hand is labelled again
-                nodes = find()
-                pools = choose_pools(config, nodes, device)
-                stream.write(f"the cluster has changed, to {len(nodes)} nodes with work: the pools are made anew\n")
-            else:
-                attempt += 1
+            attempt += not changed  # what was in hand when the cluster changed is labelled again
     finally:
         seconds = time.monotonic() - begun
         leave()
@@ -206,6 +206,7 @@ def _reports(dataset: Any) -> Iterator[pa.Table | None]:
     def ask() -> None:
         try:
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                _drop_statistics(executors)
                 offer(table)
                 if over.is_set():
                     return
@@ -246,6 +247,13 @@ def _watch_executors(dataset: Any) -> list[Any]:
 
     dataset._create_executor = created
     return executors
+
+
+def _drop_statistics(executors: list[Any]) -> None:
+    """Drop what Ray keeps of each block that each of its operators gave, some 2 KB: for statistics that nobody reads here."""
+    for executor in executors:
+        for operator in list(executor._topology or ()):
+            getattr(operator, "_output_blocks_stats", []).clear()
 
 
 def _cause(error: Exception) -> str:

@@ -100,14 +100,14 @@ def count_gpus(nodes: list[Node]) -> int:
 
 
 class Growth:
-    """Whether the cluster has grown since pools were made for some nodes, or has replaced nodes that were lost.
+    """Whether the cluster has grown since pools were made for some nodes, has replaced nodes that were lost, or lost all its GPUs.
 
     Compared is what there is now with what is left of those nodes: actors are bound to their nodes, and a new one gets none
     until the pools are made anew.
     """
 
     def __init__(self, nodes: list[Node]) -> None:
-        self.ids = {node.id for node in nodes}
+        self.ids, self.num_gpus = {node.id for node in nodes}, count_gpus(nodes)
         self.looked = time.monotonic() + GROWN_AFTER_S - LOOK_EVERY_S
 
     def seen(self) -> bool:
@@ -118,4 +118,5 @@ class Growth:
         now = live_nodes()
         used = [node for node in now if node.id in self.ids]
         return count_cpus(now) > 0 and (count_cpus(now) >= GROWN * count_cpus(used)
-                                        or count_gpus(now) > 0 and count_gpus(now) >= GROWN * count_gpus(used))
+                                        or count_gpus(now) > 0 and count_gpus(now) >= GROWN * count_gpus(used)
+                                        or self.num_gpus > 0 and count_gpus(used) == 0)

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.batches import IMAGE_BYTES
 from pipeline.config import Config, UserError
-from pipeline.nodes import Node, count_cpus, count_gpus
+from pipeline.nodes import Node, count_cpus, count_gpus, live_nodes
 from pipeline.stop import Stop
 
 LABELLER_CPUS = 1.0  # of a labeller with a GPU: copies to it, and Python
@@ -155,6 +155,10 @@ def _rounded(cpus: float) -> float:
     return int(cpus * 10_000 + 1e-6) / 10_000
 
 
+class NodesGone(Exception):
+    """A node that the pools were chosen for is gone; Ray notices only some seconds after its last actor has died."""
+
+
 @contextmanager
 def placed(pools: Pools, nodes: list[Node], stop: Stop) -> Iterator[dict[str, Any]]:
     """The place of all actors, reserved on their nodes: a scheduling strategy for each of `decode`, `label`, `commit`.
@@ -162,6 +166,7 @@ def placed(pools: Pools, nodes: list[Node], stop: Stop) -> Iterator[dict[str, An
     When the context is left, the place is free again, and what still runs there has ended.
 
     Raises:
+        NodesGone: so what was chosen fits no more.
         NotPlaced: somebody else has what the actors need, and kept it for `PLACED_WITHIN_S`.
     """
     import ray
@@ -180,6 +185,8 @@ def placed(pools: Pools, nodes: list[Node], stop: Stop) -> Iterator[dict[str, An
         for stage, group in groups.items():
             while not group.wait(1):
                 stop.check()
+                if {node.id for node in nodes} - {node.id for node in live_nodes()}:
+                    raise NodesGone
                 if time.monotonic() < deadline:
                     continue
                 name, places, resources = wanted[stage]

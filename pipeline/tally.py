@@ -127,14 +127,12 @@ class Tally:
 
     Args:
         pending: the paths of the run's shards; a report's `number` is an index of it.
-        label_cpus, label_gpus: that a labeller keeps busy.
         on_end: told the status of each shard that ends.
     """
 
-    def __init__(self, output: str, summary: Summary, pending: pa.Array, label_cpus: float, label_gpus: float,
-                 on_end: Callable[[str], None]) -> None:
+    def __init__(self, output: str, summary: Summary, pending: pa.Array, on_end: Callable[[str], None]) -> None:
         self.output, self.summary, self.pending, self.on_end = output, summary, pending, on_end
-        self.label_cpus, self.label_gpus = label_cpus, label_gpus
+        self.label_cpus, self.label_gpus = 0.0, 0.0  # that a labeller keeps busy
         self.begun = time.monotonic()
         self.ended = np.zeros(len(pending), bool)
         self.open: dict[tuple[int, str], dict[str, Any]] = {}  # by shard and version: something was reported, not all

@@ -66,3 +66,13 @@ def test_growth_is_seen_and_so_is_a_node_in_another_ones_place(monkeypatch, befo
     monkeypatch.setattr(ray, "nodes", lambda: [HEAD] + [
         {"Alive": True, "NodeID": name, "NodeManagerAddress": name, "Resources": {"CPU": 4.0, "GPU": 1.0}} for name in now])
     assert growth.seen() == grown
+
+
+def test_a_cluster_that_has_lost_its_gpus_is_looked_at_again(monkeypatch):
+    """What is left has CPUs alone: the labellers' blocks would wait for ever."""
+    growth = nodes.Growth([nodes.Node("cpu", "cpu", 4.0, 0), nodes.Node("gpu", "gpu", 8.0, 2)])
+    left = [{"Alive": True, "NodeID": "cpu", "NodeManagerAddress": "cpu", "Resources": {"CPU": 4.0}}]
+    for now, seen in (([*left, {"Alive": True, "NodeID": "gpu", "NodeManagerAddress": "gpu", "Resources": {"CPU": 8.0, "GPU": 2.0}}], False), (left, True)):
+        growth.looked = -1e9
+        monkeypatch.setattr(ray, "nodes", lambda now=now: [HEAD, *now])
+        assert growth.seen() == seen

@@ -8,7 +8,17 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.nodes import Node, live_nodes
-from pipeline.pools import ENOUGH_THREADS, LABELLER_CPUS, RAY_CPUS, SINK_CPUS, NotPlaced, Pools, choose_pools, placed
+from pipeline.pools import (
+    ENOUGH_THREADS,
+    LABELLER_CPUS,
+    RAY_CPUS,
+    SINK_CPUS,
+    NodesGone,
+    NotPlaced,
+    Pools,
+    choose_pools,
+    placed,
+)
 from pipeline.stop import Stop
 
 
@@ -150,6 +160,9 @@ def test_what_cannot_be_placed_is_said_in_time(monkeypatch):
         nodes = live_nodes()
         pools = pools_of(nodes, "cpu")
         with pytest.raises(NotPlaced, match=r"1 labellers of 1.1 CPUs .* wait for a place: of the cluster's 2 CPUs"), placed(pools, nodes, Stop()):
+            pass
+        gone = [*nodes, Node("f" * 56, "gone", 2.0, 0)]  # Ray notices a lost node only after a while, so it may be chosen
+        with pytest.raises(NodesGone), placed(pools_of(gone, "cpu"), gone, Stop()):
             pass
         ray.kill(other)
         with placed(pools, nodes, Stop()) as places:

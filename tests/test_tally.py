@@ -26,7 +26,9 @@ def report(*segments: dict) -> dict:
 
 def tally_of(folder, shards: list[str]) -> Tally:
     summary = Summary("r1", "inception_v4-00000000", 0, len(shards), 10, 0, False)
-    return Tally(str(folder), summary, pa.array(shards), 2, 0, lambda status: None)
+    tally = Tally(str(folder), summary, pa.array(shards), lambda status: None)
+    tally.label_cpus = 2
+    return tally
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def keep(size: int, number: int) -> dict[str, float]:
 def _tally(number: int) -> Any:
     from pipeline.tally import Summary, Tally
     paths = pa.array([segment(at, 1)["shard"] for at in range(number)])
-    return Tally(tempfile.mkdtemp(), Summary("bench", "inception_v4-00000000", 0, number, 0, 0, False), paths, 0, 1, lambda status: None)
+    return Tally(tempfile.mkdtemp(), Summary("bench", "inception_v4-00000000", 0, number, 0, 0, False), paths, lambda status: None)
 
 
 def _resident() -> int:
