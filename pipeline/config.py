@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.uris import canonical_uri, find_fault
+from pipeline.uris import canonical_uri, find_fault, is_same_place, is_within
 
 ENV_PREFIX = "LABEL_"
 OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "_staging")  # that the job makes in an output
@@ -119,9 +119,9 @@ class Config:
             object.__setattr__(self, name, canonical_uri(getattr(self, name)))
         if self.input.startswith("memory://"):
             raise UserError(f"--input {self.input} is in the memory of this process, and others read the images; name another place.")
-        if self.input == self.output:
+        if is_same_place(self.input, self.output):
             raise UserError("--input and --output name the same place; the tables need a folder of their own.")
-        if own := next((folder for folder in OUTPUT_FOLDERS if (self.input + "/").startswith(f"{self.output}/{folder}/")), None):
+        if own := next((folder for folder in OUTPUT_FOLDERS if is_within(self.input + "/", f"{self.output}/{folder}")), None):
             raise UserError(f"--input {self.input} is in the folder {own} of --output {self.output}, which is for the job's own "
                             "tables; name another --output.")
 

@@ -26,6 +26,7 @@ from pipeline.retry import is_transient, told
 from pipeline.shards import SHARD_NAME, Sample, ShardUnreadable, read_samples
 from pipeline.storage import File, child, exists, is_web, join, open_read
 from pipeline.stream import open_random, open_stream
+from pipeline.uris import is_within
 
 NAMES = {"tar": SHARD_NAME.pattern, "parquet": r"\.parquet$",
          "images": rf"\.({'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})$"}
@@ -165,9 +166,10 @@ def find(uri: str, format: str = "auto", partition: str | None = None, output: s
         UserError: a folder of an input that is no shards: which images make a group depends on all of them; or a manifest that
             cannot be understood.
     """
+    output = _not_around(uri, output)
     if partition is not None:
         try:
-            found, left_out = find(join(uri, partition), format, output=output)
+            found, left_out = _find(join(uri, partition), format, output)
         except FileNotFoundError:
             if exists(uri):
                 raise NothingUnder(f"--partition {partition}: there is nothing under {join(uri, partition)}.") from None
@@ -178,15 +180,14 @@ def find(uri: str, format: str = "auto", partition: str | None = None, output: s
         below = LeftOut()
         below.add(left_out.rows(), of + "/")
         return Found(found.set_column(0, FILES.field("path"), pc.binary_join_element_wise(of, found["path"], "/")), below)
+    return _find(uri, format, output)
+
+
+def _find(uri: str, format: str, output: str | None) -> Found:
     if format == "manifest" or format == "auto" and uri.lower().endswith(".csv"):
         return Found(read_manifest(canonical_uri(uri)), LeftOut())
-    if is_web(uri) and not any(re.search(pattern, uri, re.IGNORECASE) for pattern in NAMES.values()):
-        raise UserError(f"--input {uri}: a web server does not list its files; name one .tar or .parquet file, or a manifest of images.")
-    files = list_input(uri, without=output)
     left_out = LeftOut()
-    if not (len(files) == 1 and child(uri, files["path"][0].as_py()) == uri):  # that one is named by the user
-        files = _without_hidden(files, left_out)
-    files = _without_odd(files, left_out)
+    files = _seen(uri, output, left_out)
     of_kind = {name: _matches(files, pattern) for name, pattern in NAMES.items()}
     kind = next((name for name, matches in of_kind.items() if format in ("auto", name) and pc.any(matches).as_py()), None)
     if kind is None:
@@ -199,6 +200,21 @@ def find(uri: str, format: str = "auto", partition: str | None = None, output: s
     left_out.add_paths("other_kind", rest.filter(known)["path"])
     left_out.add_paths("other_name", _not_beside(rest.filter(pc.invert(known)), found))
     return Found(group(found) if kind == "images" else found.select(FILES.names).sort_by("path"), left_out)
+
+
+def _not_around(uri: str, output: str | None) -> str | None:
+    """The output; None if the input itself lies in it: of a store it would be passed over whole. On the local disk only what is met can be."""
+    return None if output is not None and "://" in output and is_within(canonical_uri(uri), output) else output
+
+
+def _seen(uri: str, output: str | None, left_out: LeftOut) -> pa.Table:
+    """The files under a URI that may be input: those in the output are passed over, what is hidden or cannot be read is left out."""
+    if is_web(uri) and not any(re.search(pattern, uri, re.IGNORECASE) for pattern in NAMES.values()):
+        raise UserError(f"--input {uri}: a web server does not list its files; name one .tar or .parquet file, or a manifest of images.")
+    files = list_input(uri, without=output)
+    if not (len(files) == 1 and child(uri, files["path"][0].as_py()) == uri):  # that one is named by the user
+        files = _without_hidden(files, left_out)
+    return _without_odd(files, left_out)
 
 
 def _matches(files: pa.Table, pattern: str) -> pa.ChunkedArray:

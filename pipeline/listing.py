@@ -23,7 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.retry import retrying
 from pipeline.storage import File, is_s3, is_web, locate, s3_filesystem, size_of, version_of
-from pipeline.uris import printable
+from pipeline.uris import is_same_store, printable
 
 FILES = pa.schema([
     ("path", pa.string()),  # relative to the listed URI
@@ -71,7 +71,7 @@ def list_input(uri: str, without: str | None = None) -> pa.Table:
 
 def _list(uri: str, without: str | None, odd: bool) -> pa.Table:
     fs, root = locate(uri)
-    passed_over = locate(without)[1].rstrip("/") + "/" if without and without.partition("://")[0] == uri.partition("://")[0] else None
+    passed_over = locate(without)[1].rstrip("/") + "/" if without and is_same_store(without, uri) else None
     if isinstance(fs, LocalFileSystem):
         pages = _pages(_local(root, odd, without if without and "://" not in without else None))
         passed_over = None

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 # Schemes that people mean when they type one of these names and a colon. `data:`, `git:`, `zip:` and the like, which fsspec knows
 # too, may begin the name of a folder.
 REMOTE = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https", "ftp", "sftp", "ssh", "hdfs", "webhdfs", "hf", "memory")
+_FIRST_SCHEME = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs"}
 _MISTYPED = re.compile(rf"({'|'.join((*REMOTE, 'file'))})(:/?(?!/)|//|:///+|://(?=$)|:\\+)(.*)", re.IGNORECASE | re.DOTALL)
 _FILE = re.compile(r"file:(?://localhost(?=/)|//(?=/)|(?=/(?!/)))", re.IGNORECASE)  # before an absolute path
 # Of a signed URL, or one with a token.
@@ -29,6 +30,27 @@ def canonical_uri(uri: str) -> str:
         return scheme.lower() + mark + rest.rstrip("/")
     path = os.path.realpath(os.path.expanduser(_FILE.sub("", uri, count=1)))
     return printable("/" + path.lstrip("/"))  # two slashes at the start stay two for Python, and name the same place
+
+
+def is_same_store(uri: str, other: str) -> bool:
+    """Whether two canonical URIs are of one kind of store, as `s3a:` and `s3:` are."""
+    return _split(uri)[0] == _split(other)[0]
+
+
+def is_same_place(uri: str, other: str) -> bool:
+    """Whether two canonical URIs name one place."""
+    return _split(uri) == _split(other)
+
+
+def is_within(uri: str, folder: str) -> bool:
+    """Whether a canonical URI names a place below another."""
+    return is_same_store(uri, folder) and _split(uri)[1].startswith(_split(folder)[1].rstrip("/") + "/")
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """The store's first scheme, none of a local path; and the path."""
+    scheme, mark, path = uri.partition("://")
+    return (_FIRST_SCHEME.get(scheme, scheme), path) if mark else ("", uri)
 
 
 def printable(name: str) -> str:

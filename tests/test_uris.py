@@ -5,7 +5,7 @@ import pytest
 from pipeline import history, weights
 from pipeline.classes import load_classes
 from pipeline.config import UserError, check_uri
-from pipeline.uris import canonical_uri, find_fault
+from pipeline.uris import canonical_uri, find_fault, is_same_place, is_within
 from tests.conftest import job
 
 MISTYPED = {"s3:/bucket/x": "s3://bucket/x", "s3:bucket": "s3://bucket", "S3//b": "s3://b", "s3:///b/x": "s3://b/x", "s3:\\b": "s3://b",
@@ -64,3 +64,10 @@ def test_no_job_makes_a_folder_of_a_mistyped_uri(shards, tmp_path, name, options
     done = job(name, *(option.format(**places) for option in options))
     assert done.returncode == 2 and f"error: {flag} is " in done.stderr and "write " in done.stderr, done.stdout + done.stderr
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_one_place_has_one_scheme():
+    assert is_same_place("s3a://b/x", "s3://b/x") and is_same_place("gcs://b", "gs://b") and is_same_place("/a", "/a")
+    assert not is_same_place("s3://b/x", "gs://b/x") and not is_same_place("s3://b/x", "s3://b/xy")
+    assert is_within("s3a://b/x/y", "s3://b/x") and is_within("s3://b/x", "s3://b") and is_within("/a/b", "/")
+    assert not is_within("s3://b/x", "s3://b/x") and not is_within("/a/bc", "/a/b") and not is_within("/b/x", "s3://b")
