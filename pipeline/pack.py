@@ -1,9 +1,9 @@
 """A folder of images -> WebDataset tar shards.
 
 In: a local folder or any fsspec URI, searched for images recursively. Out: `<output>/<prefix>-00000.tar`, …, the same
-bytes whenever the folder is the same. The key of an image is its path without the suffix; dots in its base name become
-`_`, since a key ends at the first dot, and two images that would share a key get `_2`, `_3`, … behind it.
-What is hidden, or a leftover of another tool, is not packed, nor what cannot be read. A shard says in its first header which versions of which files it holds, so one that is there already is not made again.
+bytes whenever the folder is the same. What is hidden, or a leftover of another tool, is not packed, nor what cannot be read. A shard
+says in its first header which versions of which files it holds, so one that is there already is not made again.
+Not here: keys (`pack_members`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipeline.image_files import NOT_READ, read_files
 from pipeline.inputs import find
 from pipeline.left_out import IMAGE_SUFFIXES, LeftOut
 from pipeline.listing import FILES, list_files
+from pipeline.pack_members import keys_of
 
 SHARDS_AT_ONCE = 2  # that are in memory; of each, some files are read at once
 SHARD_BYTES = 2**30  # a shard ends here, even if it has fewer images than asked for
@@ -112,16 +113,8 @@ def _listed(output_uri: str) -> list[str]:
 
 def _members(paths: list[str]) -> Iterator[str]:
     """Member names whose keys differ, one for each path."""
-    taken: set[str] = set()
-    for path in paths:
-        stem, suffix = path.rsplit(".", 1)
-        folder, slash, base = stem.rpartition("/")
-        wanted = folder + slash + (base.lstrip(".").replace(".", "_") or "_")
-        key, number = wanted, 2
-        while key in taken:
-            key, number = f"{wanted}_{number}", number + 1
-        taken.add(key)
-        yield f"{key}.{suffix.lower()}"
+    for path, key in zip(paths, keys_of(paths), strict=True):
+        yield f"{key}.{path.rpartition('.')[2].lower()}"
 
 
 def _bounds(sizes: list[int], images_per_shard: int) -> Iterator[tuple[int, int]]:
