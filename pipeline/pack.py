@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import sys
 import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,9 +30,11 @@ from pipeline.inputs import find
 from pipeline.left_out import IMAGE_SUFFIXES, LeftOut
 from pipeline.listing import FILES, list_files
 from pipeline.pack_members import keys_of
+from pipeline.uris import is_same_place
 
 SHARDS_AT_ONCE = 2  # that are in memory; of each, some files are read at once
 SHARD_BYTES = 2**30  # a shard ends here, even if it has fewer images than asked for
+PREFIX_BYTES = 200  # a file name has at most 255, and tables and temporary files have longer names than their shards
 TELL_EVERY_S = 10.0
 
 
@@ -48,26 +52,30 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, st
     """Write the shards that are not there yet; each is put whole.
 
     Raises:
-        UserError: the folder does not exist or holds no image, or one of them was changed or removed since it was listed;
-            the output has shards of a larger folder.
+        UserError: the places or the prefix cannot be meant; the folder does not exist or holds no image, or one of them was changed or
+            removed since it was listed, or may not be read; the output has shards of a larger folder, or cannot be written.
     """
+    _check_prefix(prefix)
     check_uri("input", input_uri)
     check_uri("output", output_uri)
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
+    if is_same_place(input_uri, output_uri):
+        raise UserError("--input and --output name the same place; the shards need a folder of their own.")
     storage.check_output(output_uri)
     images, left_out = _images(input_uri, output_uri)
     images = images.append_column("member", pa.array(_members(images["path"].to_pylist()))).combine_chunks()
     bounds = list(_bounds(images["size"].to_pylist(), images_per_shard))
     names = [f"{prefix}-{number:05}.tar" for number in range(len(bounds))]
-    there = _listed(output_uri)
-    surplus = sorted(name for name in set(there) - set(names) if name.startswith(f"{prefix}-") and name.endswith(".tar"))
+    with _explained("output", output_uri):
+        there = _listed(output_uri)
+    surplus = sorted(name for name in set(there) - set(names) if re.fullmatch(rf"{re.escape(prefix)}-\d{{5,}}\.tar", name))
     if surplus:
         raise UserError(f"--output {output_uri} has {surplus[0]}, which this folder does not fill ({len(names)} shards): its images "
                         "might be there twice; remove it, or choose another --output or --prefix.")
     packed, told_at, known = Packed(left_out=left_out), time.monotonic(), set(there)
 
     def write(name: str, start: int, stop: int) -> bool:
-        return _write(input_uri, storage.join(output_uri, name), images.slice(start, stop - start), name in known)
+        return _write(input_uri, output_uri, name, images.slice(start, stop - start).to_pylist(), name in known)
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
         coming = [pool.submit(write, name, *bound) for name, bound in zip(names, bounds, strict=True)]
@@ -84,12 +92,29 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, st
     return packed
 
 
+def _check_prefix(prefix: str) -> None:
+    """Raise UserError unless names that begin so are files of the output, which the job takes for shards."""
+    if not prefix.strip() or prefix[0] in "._" or not prefix.isprintable() or {*"/\\"} & {*prefix} or len(prefix.encode()) > PREFIX_BYTES:
+        shown = repr(prefix) if len(prefix) <= PREFIX_BYTES else f"{prefix[:20]!r}… ({len(prefix):,} letters)"
+        raise UserError(f"--prefix is {shown}; shards are files of --output and their names begin with it: it takes up to {PREFIX_BYTES} "
+                        "bytes, no / and \\ and no control characters, and begins neither with . nor with _, which jobs/label.py passes over.")
+
+
+@contextmanager
+def _explained(name: str, uri: str) -> Iterator[None]:
+    """Where the store fails, say so in a sentence that names the flag."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain(name, uri, error) from error
+
+
 def _images(input_uri: str, output_uri: str) -> tuple[pa.Table, LeftOut]:
     """The images in order of their paths, and what is left out."""
-    try:
+    with _explained("input", input_uri):
         groups, left_out = find(input_uri, "images", output=output_uri)
-    except Exception as error:  # each store has its own exceptions
-        raise storage.explain("input", input_uri, error) from error
     members = pa.concat_tables([FILES.empty_table(), *(
         pa.Table.from_struct_array(chunk.flatten()).cast(FILES) for chunk in (groups["members"].chunks if len(groups) else []))])
     odd = pc.is_in(members["etag"], pa.array(list(NOT_READ)))
@@ -106,8 +131,6 @@ def _listed(output_uri: str) -> list[str]:
         paths: list[str] = list_files(output_uri)["path"].to_pylist()
     except FileNotFoundError:
         return []
-    except Exception as error:  # each store has its own exceptions
-        raise storage.explain("output", output_uri, error) from error
     return paths
 
 
@@ -128,24 +151,37 @@ def _bounds(sizes: list[int], images_per_shard: int) -> Iterator[tuple[int, int]
     yield start, len(sizes)
 
 
-def _write(input_uri: str, uri: str, images: pa.Table, is_there: bool) -> bool:
-    """Make a shard, unless the one that is there holds these very images; whether it was made."""
-    rows = images.to_pylist()
+def _write(input_uri: str, output_uri: str, name: str, rows: list[dict[str, Any]], is_there: bool) -> bool:
+    """Make a shard, unless the one that is there holds these very files; whether it was made."""
+    uri = storage.join(output_uri, name)
     version = hashlib.sha256("".join(f"{row['member']}\0{row['size']}\0{row['etag']}\n" for row in rows).encode()).hexdigest()
-    if is_there and _version(uri) == version:
-        return False
+    with _explained("output", output_uri):
+        if is_there and _version(uri) == version:
+            return False
+    if canonical_uri(uri) != uri:
+        raise UserError(f"--output {output_uri}: {name} is a link to {canonical_uri(uri)}, and nothing is written there; remove the link.")
+    with _explained("input", input_uri):
+        shard = _tar(input_uri, rows, version)
+    with _explained("output", output_uri):
+        storage.put_whole(uri, shard)
+    return True
+
+
+def _tar(input_uri: str, rows: list[dict[str, Any]], version: str) -> bytes:
+    """A shard of these files. Raises UserError if one of them is not what was listed."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": version}) as tar:
         for row, sample in zip(rows, read_files(input_uri, rows, SHARD_BYTES), strict=True):
+            if sample.error == "too_large":
+                raise UserError(f"--input {input_uri}: {row['path']} has {row['size']:,} bytes, which is more than an image should have; "
+                                "take it away and run it again, what is packed is kept.")
             if sample.error:
-                why = {"too_large": f"has {row['size']:,} bytes, which is more than an image should have",
-                       "replaced": "was replaced since it was listed"}.get(sample.error, "is gone, or may not be read any more")
+                why = "was replaced since it was listed" if sample.error == "replaced" else "is gone, or may not be read any more"
                 raise UserError(f"--input {input_uri}: {row['path']} {why}; run it again, what is packed is kept.")
             info = tarfile.TarInfo(row["member"])  # no time, no owner: the same images make the same bytes
             info.size = len(sample.encoded)
             tar.addfile(info, io.BytesIO(sample.encoded))
-    storage.put_whole(uri, buffer.getvalue())
-    return True
+    return buffer.getvalue()
 
 
 def _version(uri: str) -> str | None:
