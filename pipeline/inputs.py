@@ -202,6 +202,19 @@ def _find(uri: str, format: str, output: str | None) -> Found:
     return Found(group(found) if kind == "images" else found.select(FILES.names).sort_by("path"), left_out)
 
 
+def find_images(uri: str, output: str) -> tuple[pa.Table, pa.Table, LeftOut]:
+    """The images of a folder, and the files that are neither images nor shards by their names: tables of `FILES`, in order of their paths;
+    and what else is left out.
+
+    Args and raises: as `find`.
+    """
+    left_out = LeftOut()
+    files = _seen(uri, _not_around(uri, output), left_out).sort_by("path")
+    is_image, known = _matches(files, NAMES["images"]), _matches(files, ANY_KIND)
+    left_out.add_paths("other_kind", files.filter(pc.and_(known, pc.invert(is_image)))["path"])
+    return files.filter(is_image).select(FILES.names), files.filter(pc.invert(known)).select(FILES.names), left_out
+
+
 def _not_around(uri: str, output: str | None) -> str | None:
     """The output; None if the input itself lies in it: of a store it would be passed over whole. On the local disk only what is met can be."""
     return None if output is not None and "://" in output and is_within(canonical_uri(uri), output) else output

@@ -22,6 +22,8 @@ REASONS = {
     "not_a_file": "no files but links to nothing, pipes, sockets or devices",
     "unreadable": "in folders that may not be read",
     "loop": "links to a folder that they are in",
+    "same_member": "would be packed by the same name as another beside their image",  # this and the next by `pack` alone
+    "beside": "beside images and not packed",
 }
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What may be an image though it is not taken for one: told even beside an image of the same key.

@@ -1,9 +1,10 @@
 """A folder of images -> WebDataset tar shards.
 
 In: a local folder or any fsspec URI, searched for images recursively. Out: `<output>/<prefix>-00000.tar`, …, the same
-bytes whenever the folder is the same. What is hidden, or a leftover of another tool, is not packed, nor what cannot be read. A shard
-says in its first header which versions of which files it holds, so one that is there already is not made again.
-Not here: keys (`pack_members`).
+bytes whenever the folder is the same, and nothing outside the output. Texts beside the images go along where they are asked for.
+What is hidden, or a leftover of another tool, is not packed, nor what cannot be read. A shard says in its first header which versions of
+which files it holds, so one that is there already is not made again.
+Not here: keys and the names of members (`pack_members`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import re
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TextIO
 
 import pyarrow as pa
@@ -26,35 +28,53 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.image_files import NOT_READ, read_files
-from pipeline.inputs import find
-from pipeline.left_out import IMAGE_SUFFIXES, LeftOut
-from pipeline.listing import FILES, list_files
-from pipeline.pack_members import keys_of
+from pipeline.inputs import find_images
+from pipeline.left_out import IMAGE_SUFFIXES, NONE, OTHERS, LeftOut
+from pipeline.listing import list_files
+from pipeline.pack_members import arrange, check_suffixes
 from pipeline.uris import is_same_place
 
 SHARDS_AT_ONCE = 2  # that are in memory; of each, some files are read at once
 SHARD_BYTES = 2**30  # a shard ends here, even if it has fewer images than asked for
+TEXT_BYTES = 4 * 2**20  # of a text beside an image; what is larger was not meant
 PREFIX_BYTES = 200  # a file name has at most 255, and tables and temporary files have longer names than their shards
 TELL_EVERY_S = 10.0
 
 
 @dataclass
 class Packed:
-    """What there is now: shards, images in them, shards that were there before; and files that are not packed."""
+    """What there is now: shards, images and texts in them, shards that were there before; and files that are not packed.
 
+    `members`: the suffixes of the texts. `beside`: the files beside images of other suffixes.
+    """
+
+    members: tuple[str, ...]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    beside: LeftOut = field(default_factory=LeftOut)
     num_shards: int = 0
     num_images: int = 0
+    num_texts: int = 0
     num_kept: int = 0
-    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def sentences(self) -> list[str]:
+        """What is not packed, one sentence for each reason; and the flag that would take along what lies beside images."""
+        more = [row["suffix"][1:] for row in self.beside.rows() if row["suffix"] not in (NONE, OTHERS)]
+        hint = f"; --members {','.join((*self.members, *more))} takes them along" if more else ""
+        return self.left_out.sentences() + [told + hint for told in self.beside.sentences()]
 
 
-def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, stream: TextIO = sys.stderr) -> Packed:
+def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, members: Sequence[str] = (), stream: TextIO = sys.stderr) -> Packed:
     """Write the shards that are not there yet; each is put whole.
 
+    Args:
+        members: suffixes of the texts that go along with the image they lie beside, without dots.
+
     Raises:
-        UserError: the places or the prefix cannot be meant; the folder does not exist or holds no image, or one of them was changed or
-            removed since it was listed, or may not be read; the output has shards of a larger folder, or cannot be written.
+        UserError: the places, the prefix or the members cannot be meant; the folder does not exist or holds no image, or one of its files
+            was changed or removed since it was listed, or may not be read; a text is too large; the output has shards of a larger folder,
+            or cannot be written.
     """
+    suffixes = check_suffixes(members)
     _check_prefix(prefix)
     check_uri("input", input_uri)
     check_uri("output", output_uri)
@@ -62,9 +82,11 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, st
     if is_same_place(input_uri, output_uri):
         raise UserError("--input and --output name the same place; the shards need a folder of their own.")
     storage.check_output(output_uri)
-    images, left_out = _images(input_uri, output_uri)
-    images = images.append_column("member", pa.array(_members(images["path"].to_pylist()))).combine_chunks()
-    bounds = list(_bounds(images["size"].to_pylist(), images_per_shard))
+    packed = Packed(suffixes)
+    files = _members(input_uri, output_uri, packed)
+    firsts = [*pc.indices_nonzero(files["is_image"]).to_pylist(), len(files)]
+    sizes = files["size"].to_pylist()
+    bounds = list(_bounds([sum(sizes[start:stop]) for start, stop in pairwise(firsts)], images_per_shard))
     names = [f"{prefix}-{number:05}.tar" for number in range(len(bounds))]
     with _explained("output", output_uri):
         there = _listed(output_uri)
@@ -72,10 +94,11 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, st
     if surplus:
         raise UserError(f"--output {output_uri} has {surplus[0]}, which this folder does not fill ({len(names)} shards): its images "
                         "might be there twice; remove it, or choose another --output or --prefix.")
-    packed, told_at, known = Packed(left_out=left_out), time.monotonic(), set(there)
+    told_at, known = time.monotonic(), set(there)
 
     def write(name: str, start: int, stop: int) -> bool:
-        return _write(input_uri, output_uri, name, images.slice(start, stop - start).to_pylist(), name in known)
+        rows = files.slice(firsts[start], firsts[stop] - firsts[start]).to_pylist()
+        return _write(input_uri, output_uri, name, rows, name in known)
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
         coming = [pool.submit(write, name, *bound) for name, bound in zip(names, bounds, strict=True)]
@@ -84,9 +107,10 @@ def pack(input_uri: str, output_uri: str, images_per_shard: int, prefix: str, st
                 packed.num_kept += not made.result()
                 packed.num_shards += 1
                 packed.num_images += stop - start
+                packed.num_texts += firsts[stop] - firsts[start] - (stop - start)
                 if time.monotonic() - told_at > TELL_EVERY_S:
                     told_at = time.monotonic()
-                    stream.write(f"{packed.num_images:,} of {len(images):,} images, {packed.num_shards:,} of {len(names):,} shards\n")
+                    stream.write(f"{packed.num_images:,} of {len(firsts) - 1:,} images, {packed.num_shards:,} of {len(names):,} shards\n")
         finally:
             pool.shutdown(cancel_futures=True)
     return packed
@@ -111,19 +135,23 @@ def _explained(name: str, uri: str) -> Iterator[None]:
         raise storage.explain(name, uri, error) from error
 
 
-def _images(input_uri: str, output_uri: str) -> tuple[pa.Table, LeftOut]:
-    """The images in order of their paths, and what is left out."""
+def _members(input_uri: str, output_uri: str, packed: Packed) -> pa.Table:
+    """The members of all shards in order, as `pack_members.MEMBERS`; what is left out is counted in `packed`."""
     with _explained("input", input_uri):
-        groups, left_out = find(input_uri, "images", output=output_uri)
-    members = pa.concat_tables([FILES.empty_table(), *(
-        pa.Table.from_struct_array(chunk.flatten()).cast(FILES) for chunk in (groups["members"].chunks if len(groups) else []))])
-    odd = pc.is_in(members["etag"], pa.array(list(NOT_READ)))
+        images, others, left_out = find_images(input_uri, output_uri)
+    packed.left_out = left_out
     for mark, reason in NOT_READ.items():
-        left_out.add_paths(reason, members.filter(pc.equal(members["etag"], mark))["path"])
-    images = members.filter(pc.invert(odd)).sort_by("path")
+        odd = pc.equal(images["etag"], mark)
+        left_out.add_paths(reason, images.filter(odd)["path"])
+        images = images.filter(pc.invert(odd))
+    members = arrange(images, others, packed.members, left_out, packed.beside)
     if not len(images):
         raise UserError(f"--input {input_uri} holds no image ({', '.join(IMAGE_SUFFIXES)}){''.join('; ' + one for one in left_out.sentences())}.")
-    return images, left_out
+    large = members.filter(pc.and_(pc.invert(members["is_image"]), pc.greater(members["size"], TEXT_BYTES)))
+    for row in large[:1].to_pylist():
+        raise UserError(f"--input {input_uri}: {row['path']} has {row['size']:,} bytes, and a text beside an image has {TEXT_BYTES:,} at most; "
+                        "take it away, or its suffix out of --members.")
+    return members
 
 
 def _listed(output_uri: str) -> list[str]:
@@ -132,12 +160,6 @@ def _listed(output_uri: str) -> list[str]:
     except FileNotFoundError:
         return []
     return paths
-
-
-def _members(paths: list[str]) -> Iterator[str]:
-    """Member names whose keys differ, one for each path."""
-    for path, key in zip(paths, keys_of(paths), strict=True):
-        yield f"{key}.{path.rpartition('.')[2].lower()}"
 
 
 def _bounds(sizes: list[int], images_per_shard: int) -> Iterator[tuple[int, int]]:
