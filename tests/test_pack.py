@@ -334,3 +334,21 @@ def test_the_job_tells_what_it_packed_and_what_not(tmp_path):
     told = job("pack", "--help").stdout
     assert "--members cls,json" in told and "member:cls" in told and "Exit status" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(("source", "output"), [("s3://photos/packing/in", "s3a://photos/packing/in/out"), ("s3a://photos/packing/in", "s3://photos/packing")])
+def test_a_bucket_is_packed_into_itself(s3, monkeypatch, source, output):
+    environ, fs = s3
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    for name in ("a/1.jpg", "a/1.cls", "a/1.png"):
+        fs.pipe_file(f"photos/packing/in/{name}", name.encode())
+    try:
+        for kept in (0, 1):
+            packed = pack(source, output, 5, "p", ("cls",))
+            assert (packed.num_images, packed.num_texts, packed.num_kept, packed.sentences()) == (2, 2, kept, [])
+        assert {row["key"]: row["value"] for row in truth.read("member:cls", output + "/p-00000.tar", INPUTS).to_pylist()} == {
+            "a/1": "a/1.cls", "a/1_2": "a/1.cls"}
+    finally:
+        fs.rm("photos/packing", recursive=True)
