@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.inception_v4 import EMBEDDING_SIZE, MEAN, STD, Conv, InceptionA, InceptionB, InceptionC, InceptionV4
 
+PLACE_BITS = 16  # a class's number has at most 15: it is an int16
 LARGEST_MAP = 147 * 147 * 64  # values between two layers, for an image
 
 # Whether the CPU library that torch uses for convolutions takes the type on this processor.
@@ -49,8 +50,18 @@ class UintNetwork(nn.Module):
         # that is missing is in the first convolution.
         image_NCHW = image_NHWC.permute(0, 3, 1, 2).to(self.dtype) - 255 * MEAN
         embedding_ND = self.features(image_NCHW).mean((2, 3), dtype=torch.float32)
-        prob_NK, label_id_NK = self.last_linear(embedding_ND).softmax(1).topk(self.num_top)
+        prob_NK, label_id_NK = best(self.last_linear(embedding_ND).softmax(1), self.num_top)
         return torch.cat((label_id_NK.float(), prob_NK, embedding_ND), 1)
+
+
+def best(prob_NC: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The largest probabilities (float32) of each row and their places, both [N, number]; of equal ones the first place comes first.
+
+    `topk` promises no order of equal values. The bits of numbers >= 0 are in the numbers' order: with the place behind them no two are equal.
+    """
+    bits_NC = prob_NC.view(torch.int32).long() << PLACE_BITS
+    place_NK = (bits_NC - torch.arange(prob_NC.shape[1], device=prob_NC.device)).topk(number).indices
+    return prob_NC.gather(1, place_NK), place_NK
 
 
 class FoldedConv(nn.Module):

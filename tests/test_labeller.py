@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.classes import load_classes
 from pipeline.config import UserError
-from pipeline.folded import FoldedConv, fold_batch_norms
+from pipeline.folded import FoldedConv, best, fold_batch_norms
 from pipeline.inception_v4 import InceptionV4
 from pipeline.labeller import Labeller, check_classes, resolve_device
 from pipeline.precision import resolve_precision
@@ -251,3 +251,24 @@ def test_the_folded_network_is_the_network(state: dict[str, Tensor]) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(folded(pixels_NCHW - 127.5)[1], plain(pixels_NCHW / 127.5 - 1)[1],
                                    rtol=1e-4, atol=1e-4)
+
+
+def test_of_equal_probabilities_the_first_class_comes_first(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
+    """All equal; and three classes that share the last two places."""
+    even = state | {"last_linear.weight": torch.zeros(1000, 1536), "last_linear.bias": torch.zeros(1000)}
+    assert (ask(Labeller(even, "cpu", "bf16"), image_NHWC[:2]).label_id == [0, 1, 2, 3, 4]).all()
+    bias = torch.zeros(1000)
+    bias[[900, 17, 400]], bias[[999, 3, 500, 30]] = torch.tensor([3.0, 2.0, 2.0]), 1.0
+    answers = ask(Labeller(even | {"last_linear.bias": bias}, "cpu", "bf16"), image_NHWC[:1])
+    assert answers.label_id[0].tolist() == [900, 17, 400, 3, 30]
+
+
+@pytest.mark.parametrize("num_classes", [5, 20, 1000, 2**15])
+def test_the_best_are_those_of_topk_where_none_are_equal(num_classes: int) -> None:
+    prob_NC = torch.stack([torch.randperm(num_classes).float() / num_classes**2 for _ in range(7)])
+    prob_NK, place_NK = best(prob_NC, 5)
+    expected = prob_NC.topk(5)
+    assert torch.equal(prob_NK, expected.values) and torch.equal(place_NK, expected.indices)
+    equal_NK = best(torch.zeros(3, num_classes), 5)[1]
+    assert equal_NK.tolist() == 3 * [[0, 1, 2, 3, 4]]
+    assert best(torch.full((1, num_classes), torch.nan), 5)[0].isnan().all()

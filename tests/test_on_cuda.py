@@ -272,3 +272,10 @@ def test_the_batch_size_follows_the_device() -> None:
 def test_cosines() -> None:
     a, b = np.array([[1.0, 0], [0, 0], [0, 0], [3, 4]]), np.array([[2.0, 0], [0, 0], [1, 0], [-3, -4]])
     np.testing.assert_allclose(probe._cosine(a, b), [1, 1, 0, -1])
+
+
+@pytest.mark.parametrize("runner", ["fast", "plain"])
+def test_of_equal_probabilities_the_first_class_comes_first(device: StandIn, runner: str) -> None:
+    even = {"last_linear.weight": torch.zeros(1000, 1536), "last_linear.bias": torch.zeros(1000)}
+    even["last_linear.bias"][[900, 17, 999, 3, 500, 30, 31]] = torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert (labeller(runner, state=even)(IMAGES[:3])[:, :5] == [900, 17, 3, 30, 31]).all()
