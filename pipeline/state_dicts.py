@@ -7,6 +7,7 @@ Only tensors are read: code in a pickle does not run.
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import re
@@ -27,6 +28,9 @@ COUNTERS = ("num_batches_tracked", "n_averaged")  # of BatchNorm and of moving a
 HEAD = ("last_linear.weight", "last_linear.bias")
 BACKGROUND = 1001  # classes of Google's files, whose first is none
 NAMED = 3  # keys in a sentence
+SAFE = b"{"  # behind the length of the header, in a safetensors file
+LOAD = "torch.load(FILE, 'cpu', weights_only=False)"  # what was read here holds no code that could run
+SAFE_LOAD = "safetensors.torch.load_file(FILE)"
 SAVE = "save its state_dict: torch.save(model.state_dict(), FILE)"
 
 
@@ -42,17 +46,19 @@ def read(data: bytes) -> dict[str, Tensor]:
     Raises:
         Unfit: the file is damaged, needs code, or its tensors are not exactly those of the network.
     """
-    return _fitted(_without_prefixes(_unwrapped(_parsed(data))))
+    taken, state = _unwrapped(_parsed(data), SAFE_LOAD if data[8:9] == SAFE else LOAD)
+    return _fitted(_without_prefixes(state, taken))
 
 
 def _parsed(data: bytes) -> Any:
     """What the file holds: for a sound file, a dict with tensors in it."""
     try:
-        if data[8:9] == b"{":  # behind the length of the header
+        if data[8:9] == SAFE:
             return safetensors.torch.load(data)
         with warnings.catch_warnings():  # of old formats, which are no concern of the user's
             warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # the flags of a trainer, which timm's keeps; no code of it runs
+                return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail anywhere in the parsers
         said = " ".join(str(error).split())
         if "TorchScript" in said:
@@ -66,14 +72,18 @@ def _parsed(data: bytes) -> Any:
         raise Unfit(f"is not a file of tensors only, or is damaged{what}") from error
 
 
-def _unwrapped(held: Any) -> dict[str, Tensor]:
-    """The only state dict in what a file holds. It may be some dicts deep."""
+def _unwrapped(held: Any, load: str) -> tuple[str, dict[str, Tensor]]:
+    """The only state dict in what a file holds, and how Python takes it from the file. It may be some dicts deep."""
     found = dict(_state_dicts(held, ""))
+    taken = {name: load + "".join(f"[{key!r}]" for key in name.split(".") if key) for name in found}
     if len(found) > 1:
-        raise Unfit(f"holds {len(found)} state dicts, under {' and '.join(map(repr, found))}; save the one that is meant alone")
+        last = list(found)[-1]
+        raise Unfit(f"holds {len(found)} state dicts, under {' and '.join(map(repr, found))}; save the one that is meant alone, such as "
+                    f"{last!r}: torch.save({taken[last]}, NEW)")
     if not found:
         raise Unfit(f"holds something other than a state dict: names and tensors; {SAVE}")
-    return next(iter(found.values()))
+    name, state = next(iter(found.items()))
+    return taken[name], state
 
 
 def _state_dicts(held: Any, name: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -87,15 +97,17 @@ def _state_dicts(held: Any, name: str, depth: int = 0) -> Iterator[tuple[str, di
             yield from _state_dicts(held[key], f"{name}.{key}".lstrip("."), depth + 1)
 
 
-def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the names that they have in the network itself; without counters."""
+def _without_prefixes(state: dict[str, Tensor], taken: str) -> dict[str, Tensor]:
+    """The tensors by the names that they have in the network itself; without counters. `taken`: how Python takes them from the file."""
     named: dict[str, tuple[str, Tensor]] = {}
     for key, tensor in state.items():
         name = key.replace("._orig_mod.", ".").replace(".module.", ".")  # of a part that was compiled or wrapped alone
         while name.startswith(PREFIXES):
             name = name.partition(".")[2]
         if name in named:
-            raise Unfit(f"has two tensors for {name!r}, {named[name][0]!r} and {key!r}; save the state_dict that is meant alone")
+            prefix = key.removesuffix(name) or named[name][0].removesuffix(name)
+            raise Unfit(f"has two tensors for {name!r}, {named[name][0]!r} and {key!r}; save those that are meant alone, such as: torch.save("
+                        f"{{k: v for k, v in {taken}.items() if k.startswith({prefix!r})}}, NEW)")
         if not name.endswith(COUNTERS):
             named[name] = key, tensor
     return {name: tensor for name, (_, tensor) in named.items()}
@@ -105,6 +117,8 @@ def _fitted(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in float32, if they are exactly the network's."""
     head = next((state[name] for name in HEAD if name in state and state[name].ndim), None)
     num_classes = 1000 if head is None else len(head)
+    if not num_classes:
+        raise Unfit("has a head without outputs; a network has at least one class")
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in InceptionV4(num_classes).state_dict().items() if not name.endswith(COUNTERS)}
     wrong = [f"{name!r} has shape {list(state[name].shape)}, not {list(shape)}" for name, shape in expected.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import warnings
 from pathlib import Path
@@ -47,6 +48,7 @@ def saved(held: Any, **options: Any) -> bytes:
     SEVEN, PARALLEL, COMPILED, LIGHTNING, {"module." + name: tensor for name, tensor in COMPILED.items()},
     {"state_dict": LIGHTNING, "epoch": 3, "pytorch-lightning_version": "2.5", "optimizer_states": [{"state": {0: torch.zeros(2)}}], "loops": {}},
     {"model": PARALLEL, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "ema": None}, {"model_state_dict": COMPILED, "loss": 0.5},
+    {"epoch": 3, "arch": "inception_v4", "state_dict": PARALLEL, "args": argparse.Namespace(lr=0.1, extra=[1]), "version": 2},
     {"net": SEVEN, "acc": 97.1}, {"ema": {"module": SEVEN, "decay": 0.999}}, {"state_dict": {"model": SEVEN}},
     {"module." + name: tensor for name, tensor in SEVEN.items()} | {"n_averaged": torch.tensor(3)},
     {name.replace("features.1.", "features.1._orig_mod."): tensor for name, tensor in SEVEN.items()},
@@ -86,9 +88,33 @@ def test_what_is_missing_unexpected_or_of_another_shape_is_named():
 
 
 def test_two_sets_of_tensors_are_not_chosen_from():
-    assert refusal({"model": SEVEN, "ema": SEVEN}) == "holds 2 state dicts, under 'model' and 'ema'; save the one that is meant alone"
+    assert refusal({"model": SEVEN, "ema": SEVEN}) == ("holds 2 state dicts, under 'model' and 'ema'; save the one that is meant alone, such as "
+                                                       "'ema': torch.save(torch.load(FILE, 'cpu', weights_only=False)['ema'], NEW)")
+    timms = {"state_dict": SEVEN, "state_dict_ema": PARALLEL, "epoch": 3, "args": argparse.Namespace(model="inception_v4", lr=0.1)}
+    assert "under 'state_dict' and 'state_dict_ema'; " in refusal(timms)
+    assert "torch.save(torch.load(FILE, 'cpu', weights_only=False)['ema']['module'], NEW)" in refusal({"net": SEVEN, "ema": {"module": SEVEN}})
     both = LIGHTNING | {"ema.last_linear.bias": torch.zeros(7)}
     assert "two tensors for 'last_linear.bias', 'model.last_linear.bias' and 'ema.last_linear.bias'" in refusal(both)
+    assert refusal({"state_dict": both}).endswith(
+        "{k: v for k, v in torch.load(FILE, 'cpu', weights_only=False)['state_dict'].items() if k.startswith('ema.')}, NEW)")
+
+
+@pytest.mark.parametrize("held", [{"net": SEVEN, "ema": {"module": PARALLEL}}, {"state_dict": LIGHTNING | {"ema." + k: v for k, v in SEVEN.items()}},
+    {"state_dict": SEVEN, "state_dict_ema": PARALLEL, "args": argparse.Namespace(lr=0.1)},
+    safetensors.torch.save(LIGHTNING | {"ema." + k: v.clone() for k, v in SEVEN.items()})])
+def test_the_line_that_is_told_mends_the_file(tmp_path, monkeypatch, held):
+    monkeypatch.chdir(tmp_path)
+    Path("old.pth").write_bytes(held if isinstance(held, bytes) else saved(held))
+    line = refusal(held)
+    line = line[line.index("torch.save("):].replace("FILE", "'old.pth'").replace("NEW", "'new.pth'")
+    exec(line, {"torch": torch, "safetensors": safetensors})  # noqa: S102  # as a user would
+    assert state_dicts.read(Path("new.pth").read_bytes())["last_linear.bias"].tolist() == list(range(7))
+
+
+def test_a_head_without_outputs_is_refused_and_of_one_is_not():
+    assert refusal(Small(1).state_dict() | {"last_linear.weight": torch.zeros(0, 6), "last_linear.bias": torch.zeros(0)}) == (
+        "has a head without outputs; a network has at least one class")
+    assert state_dicts.read(saved(Small(1).state_dict()))["last_linear.weight"].shape == (1, 6)
 
 
 def test_a_whole_model_is_refused_with_what_to_do():
