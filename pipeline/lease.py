@@ -1,4 +1,4 @@
-"""One run at a time on an output: `<output>/lease.json` says which, and until when.
+"""One run at a time on an output, one training on a folder: `<output>/lease.json` says which, and until when.
 
 In: an output and a run's id. Out: a `Lease` while the context lasts, renewed by a thread; `Busy` if another run has it.
 A lease is over at its deadline, or once its process is gone from this very machine. It saves work and spares confusion;
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import storage
-from pipeline.config import UserError
+from pipeline.config import UserError, flag
 from pipeline.listing import list_input
 from pipeline.retry import told
 
@@ -40,8 +40,8 @@ class Busy(UserError):
 class Lease:
     """A lease as its holder sees it. `lost`: why it is no longer ours, or None. `kept`: why it could not be given back, or None."""
 
-    def __init__(self, output: str, run_id: str) -> None:
-        self.output, self.run_id = output, run_id
+    def __init__(self, output: str, run_id: str, name: str = "output") -> None:
+        self.output, self.run_id, self.name = output, run_id, name
         self.uri = storage.join(output, "lease.json")
         self.since = time.time()
         self.renewed = time.monotonic()
@@ -53,7 +53,7 @@ class Lease:
     def check(self) -> None:
         """Raise Busy if another run has taken the lease, since this one did not renew it in time."""
         if self.lost:
-            raise Busy(f"--output {self.output}: this run was out of touch for longer than its lease, and {self.lost}; "
+            raise Busy(f"{flag(self.name)} {self.output}: this run was out of touch for longer than its lease, and {self.lost}; "
                        "what it committed is kept.")
 
     def away_s(self) -> float:
@@ -67,7 +67,7 @@ class Lease:
             if other is None:
                 continue
             if not self._is_over(other):
-                raise Busy(f"--output {self.output} is being written by run {other['run_id']} ({other['place']}, process "
+                raise Busy(f"{flag(self.name)} {self.output} is being written by run {other['run_id']} ({other['place']}, process "
                            f"{other['pid']}) since {_clock(other['since'])}; its lease lasts until "
                            f"{_clock(other['until'])} if it is not renewed: wait for that run, or give --no-lease.")
             if self._take_over(other):
@@ -170,15 +170,15 @@ class Lease:
 
 
 @contextmanager
-def held(output: str, run_id: str) -> Iterator[Lease]:
-    """The output's lease; `Busy` if another run has it, UserError if the output cannot be written."""
-    lease = Lease(output, run_id)
+def held(output: str, run_id: str, name: str = "output") -> Iterator[Lease]:
+    """The output's lease; `Busy` if another run has it, UserError if the output cannot be written. `name`: of its flag."""
+    lease = Lease(output, run_id, name)
     try:
         lease.take()
     except UserError:
         raise
     except Exception as error:  # each store has its own exceptions
-        raise storage.explain("output", output, error) from error
+        raise storage.explain(name, output, error) from error
     try:
         yield lease
     finally:
