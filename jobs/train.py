@@ -12,21 +12,38 @@ last epoch that was finished. Weights are the moving average over the steps.
 
 import argparse
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from pipeline import truth
-from pipeline.config import UserError
+from pipeline.config import UserError, check_uri
 from pipeline.inputs import add_flags, chosen
-from pipeline.labeller import resolve_device
+from pipeline.recipe import Recipe, check_workers
+from pipeline.stop import Stop, Stopped
 
-try:
-    from pipeline.recipe import Recipe, training_precision
-    from pipeline.train import Examples, train
-except ImportError as error:
-    sys.exit(f"error: jobs/train.py needs timm: pip install -c constraints.txt '.[train]' ({error})")
+PARTS = {"epochs": "times over all images", "batch_size": "images a step, of all workers together", "image_size": "pixels",
+         "learning_rate": "at the start", "decay_rate": "by which it is multiplied", "decay_epochs": "every so many epochs",
+         "warmup_epochs": "in which it rises", "weight_decay": "but not of biases and BatchNorm",
+         "label_smoothing": "share of the truth given to all classes", "dropout": "before the head", "clip_norm": "of gradients",
+         "ema_decay": "of the moving average of the weights", "seed": "of the first weights and of the order of shards"}
 
 
 def main() -> int:
+    options = parsed(sys.argv[1:])
+    stop = Stop()
+    with stop.listening():
+        try:
+            figures = run(options, stop)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except Stopped as ended:
+            print(f"{ended}; the same command goes on at the last epoch that was finished", file=sys.stderr)
+            stop.leave()
+    report(figures, options.save)
+    return 0
+
+
+def parsed(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--input", required=True, metavar="URI", help="shards, as jobs/label.py takes them")
@@ -36,44 +53,71 @@ def main() -> int:
     data.add_argument("--holdout", type=float, default=0.05, metavar="SHARE",
                       help="of the images of --input to judge by, without --validation (default: %(default)s)")
     data.add_argument("--classes", metavar="FILE", help="CSV of label_id,wnid,label (default: those that the truth names)")
-    data.add_argument("--weights", metavar="WEIGHTS", help="to begin with, as jobs/label.py takes them; of other classes "
-                                                           "the head is made anew (default: from scratch)")
+    data.add_argument("--weights", metavar="WEIGHTS", help="to begin with, as jobs/label.py takes them (default: from scratch). The head is "
+                      "kept where its classes, those of classes.csv beside the file or ImageNet-1k's, are the same, else made anew")
     add_flags(data, "as jobs/label.py has them")
     run = parser.add_argument_group("run")
     run.add_argument("--save", required=True, metavar="URI", help="folder for weights, classes, curves and state")
     run.add_argument("--workers", type=int, metavar="N", help="default: one for each GPU, or one")
     run.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
                      help="of the network's arithmetic; weights are float32 (default: %(default)s)")
+    run.add_argument("--no-lease", dest="lease", action="store_false", help="train even while another training writes to --save")
     recipe = parser.add_argument_group("recipe")
-    for name, what in (("epochs", "times over all images"), ("batch_size", "images a step, of all workers together"),
-                       ("image_size", "pixels"), ("learning_rate", "at the start"),
-                       ("decay_rate", "by which it is multiplied"), ("decay_epochs", "every so many epochs"),
-                       ("warmup_epochs", "in which it rises"), ("weight_decay", "but not of biases and BatchNorm"),
-                       ("label_smoothing", "share of the truth given to all classes"), ("dropout", "before the head"),
-                       ("clip_norm", "of gradients"), ("ema_decay", "of the moving average of the weights"),
-                       ("seed", "of the first weights and of the order of shards")):
+    for name, what in PARTS.items():
         default = getattr(Recipe, name)
         recipe.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, metavar="N",
                             help=f"{what} (default: %(default)s)")
     recipe.add_argument("--no-augment", dest="augment", action="store_false", help="no random crops, flips and colours")
-    options = parser.parse_args()
-    if not 0 < options.holdout < 1:
-        parser.error("--holdout is a share, between 0 and 1")
+    return parser.parse_args(argv)
+
+
+def run(options: argparse.Namespace, stop: Stop) -> dict[str, float]:
+    """Check what can be checked without torch and Ray, which take seconds to import; then train."""
+    recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     inputs, format = chosen(options, {})
+    check(options)
+    if inputs.max_image_bytes < 1:
+        raise UserError(f"--max-image-bytes is {inputs.max_image_bytes}; it must be at least 1.")
+    if options.workers is not None:
+        check_workers(recipe, options.workers)
+    where = options.truth if options.truth is not None else truth.look(options.input, inputs, format)
+    stop.check()
     try:
-        options.precision = training_precision(options.precision, resolve_device("auto"))
-        recipe_of = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
-        where = options.truth or truth.look(options.input, inputs, format)
-        validation = Examples(options.validation, options.validation_truth or where, inputs, format)
-        figures = train(Examples(options.input, where, inputs, format), validation if options.validation else None,
-                        options.holdout, recipe_of, options.weights, options.classes, options.save, options.workers, sys.stderr)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        from pipeline.labeller import resolve_device
+        from pipeline.train import Examples, train
+        from pipeline.trained import training_precision
+    except ImportError as error:
+        sys.exit(f"error: jobs/train.py needs timm: pip install -c constraints.txt '.[train]' ({error})")
+    recipe = replace(recipe, precision=training_precision(recipe.precision, resolve_device("auto")))
+    validation = None
+    if options.validation is not None:
+        validation = Examples(options.validation, where if options.validation_truth is None else options.validation_truth, inputs, format)
+    return train(Examples(options.input, where, inputs, format), validation, options.holdout, recipe, options.weights, options.classes,
+                 options.save, options.workers, sys.stderr, stop, options.lease)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise UserError for flags that are wrong by themselves, but those of the recipe."""
+    if not 0 < options.holdout < 1:
+        raise UserError(f"--holdout is {options.holdout}; it is a share, between 0 and 1.")
+    for name in ("input", "truth", "validation", "validation_truth", "classes", "weights", "save"):
+        check_uri(name, getattr(options, name))
+    if options.validation_truth is not None and options.validation is None:
+        raise UserError("--validation-truth is of --validation, which is not given.")
+
+
+def report(figures: dict[str, float], folder: str) -> None:
     print(f"trained    {figures['epoch']:,.0f} epochs, {figures['step']:,.0f} steps; loss {figures['loss']:.4f}")
-    print(f"held out   {figures['valid_images']:,.0f} images: top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%}")
-    print(f"label      jobs/label.py --weights {options.save}/weights.safetensors --classes {options.save}/classes.csv")
-    return 0
+    number = int(figures["valid_images"])
+    judged = [f"{name} {told(figures[key], number)}" for key, name in (("top1", "top-1"), ("top5", "top-5"))] if number else []
+    print(f"held out   {number:,} images: {', '.join(judged)}" if number else "held out   no image is held out: no accuracy")
+    print(f"label      jobs/label.py --weights {folder}/weights.safetensors --classes {folder}/classes.csv")
+
+
+def told(share: float, number: int) -> str:
+    """A share with its 95 % interval: `75.00 % (95 %: 30.1 to 95.4 %)`."""
+    low, high = truth.interval(share, number)
+    return f"{100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f} %)"
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ Not here: the loop of a worker (`trainer.py`) and its crops (`crops.py`).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import threading
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import pyarrow as pa
@@ -24,19 +25,28 @@ import ray.data
 import ray.train
 from ray.data import DataContext, RandomSeedConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
 from pipeline import storage, truth, weights
+from pipeline.claim import check_not_overwritten, claim
 from pipeline.classes import load_classes
 from pipeline.config import UserError, canonical_uri, check_uri
+from pipeline.connect import connect
 from pipeline.crops import SHARDS, Crops
+from pipeline.enough import check_enough
+from pipeline.final import Ending
+from pipeline.heads import check_number, choose_head
 from pipeline.inputs import Inputs
-from pipeline.recipe import SMALLEST, Recipe
-from pipeline.retry import told
+from pipeline.lease import held
+from pipeline.recipe import Recipe, check_workers
+from pipeline.run import new_run_id
+from pipeline.splits import Splits
+from pipeline.stop import Stop
 from pipeline.trainer import Job, work
+from pipeline.watch import Watch, fit
+from pipeline.weights import Weights
 
-FAILURES = 3  # of workers, after each of which training goes on from the last state
+FAILURES = 3  # of workers that may pass, after each of which training goes on from the last state
 READER_CPUS = 0.25  # of one on a machine without a GPU, where the network needs the processors
 STATES_KEPT = 2
 
@@ -51,8 +61,8 @@ class Examples:
     format: str = "auto"
 
 
-def train(examples: Examples, validation: Examples | None, holdout: float, recipe: Recipe, start: str | None,
-          classes_path: str | None, folder: str, num_workers: int | None, stream: TextIO) -> dict[str, float]:
+def train(examples: Examples, validation: Examples | None, holdout: float, recipe: Recipe, start: str | None, classes_path: str | None,
+          folder: str, num_workers: int | None, stream: TextIO, stop: Stop | None = None, with_lease: bool = True) -> dict[str, float]:
     """Train, or go on with, the network of a folder; returns the figures of the last epoch.
 
     Args:
@@ -61,58 +71,80 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
         classes_path: a CSV as `--classes` takes it; None: those that the truth names.
         folder: for the results, any fsspec URI.
         num_workers: None: one for each GPU, or one.
+        with_lease: refuse to train while another training writes to the folder.
 
     Raises:
         UserError: something does not fit, or training failed.
+        Stopped: the process was asked to end; the same call goes on.
     """
-    if recipe.image_size < SMALLEST:
-        raise UserError(f"--image-size {recipe.image_size}: the network needs at least {SMALLEST} pixels.")
     for name, uri in (("save", folder), ("input", examples.uri), ("validation", validation.uri if validation else None)):
         check_uri(name, uri)
-    folder = canonical_uri(folder)
+    folder, stop = canonical_uri(folder), stop or Stop()
+    check_not_overwritten(folder, start)
+    chosen = weights.identify(start) if start is not None else None
+    classes = load_classes(classes_path) if classes_path is not None else None
+    if classes is not None:
+        check_number(classes, str(classes_path))
+    lock = held(folder, new_run_id(datetime.now(UTC), None), "save") if with_lease else nullcontext()
+    with storage.unmade_if_refused(folder), lock as lease:
+        if lease:
+            stop.last_calls.append(lease.release)
+        figures = _train(examples, validation, holdout, recipe, chosen, classes, folder, num_workers, stream, Watch(stop, lease))
+    if lease and lease.kept:
+        stream.write(f"the lease is not given back ({lease.kept}); it is over within a minute\n")
+    return figures
+
+
+def _train(examples: Examples, validation: Examples | None, holdout: float, recipe: Recipe, start: Weights | None,
+           given: pa.Table | None, folder: str, num_workers: int | None, stream: TextIO, watch: Watch) -> dict[str, float]:
+    """`train`, under the lease."""
+    if any(one and one.where.startswith("member:") for one in (examples, validation)):  # the cluster reads the truth
+        connect(stream, watch.stop)
     known = _truth_of(examples)
-    classes = load_classes(classes_path) if classes_path else truth.classes_of(known["value"].to_pylist())
+    classes = truth.classes_of(known["value"].to_pylist()) if given is None else given
     train_shards = _shards(examples, known, classes)
     valid_shards = train_shards
     if validation is not None:
-        valid_shards = _shards(validation, _truth_of(validation), classes)
+        with _of_validation():
+            valid_shards = _shards(validation, _truth_of(validation), classes)
+    share = 0 if validation is not None else holdout
+    check_enough(train_shards, examples.inputs, share, recipe.batch_size, classes)
+    head = choose_head(start, classes) if start else None
+    watch.look()
     num_images = sum(map(len, train_shards["keys"].to_pylist()))
-    if num_images < recipe.batch_size:
-        raise UserError(f"--batch-size {recipe.batch_size}: --input has {num_images:,} images with a truth.")
-    chosen = weights.identify(start) if start else None
-    _claim(folder, {"recipe": asdict(recipe) | {"epochs": None}, "input": examples.uri, "classes": classes["label"].to_pylist(),
-                    "weights": chosen.digest if chosen else None})
-
     stream.write(f"{num_images:,} images of {len(classes):,} classes in {len(train_shards):,} shards\n")
-    _start_ray()
+    if head:
+        stream.write(f"the head of --weights is {head.why}\n")
+    connect(stream, watch.stop)
     cpus, gpus = (ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU"))
     num_workers = num_workers or max(1, int(gpus))
-    if recipe.batch_size % num_workers:
-        raise UserError(f"--batch-size {recipe.batch_size} cannot be shared by {num_workers} workers: take a multiple.")
+    check_workers(recipe, num_workers)
+    claim(folder, {"recipe": asdict(recipe) | {"epochs": None}, "input": examples.uri, "classes": classes["label"].to_pylist(),
+                   "weights": start.digest if start else None})
     lines = Queue(actor_options={"num_cpus": 0})
-    shown = threading.Thread(target=_show, args=(lines, stream), daemon=True)
-    shown.start()
-    share = 0 if validation is not None else holdout
     datasets: dict[str, Any] = {side: _dataset(shards, Crops(which.inputs, recipe.image_size, side, share, recipe.augment and side == "train",
                                              1 if gpus else max(1, int(cpus) // 2), lines), 1 if gpus else READER_CPUS, recipe)
                 for side, shards, which in (("train", train_shards, examples), ("valid", valid_shards, validation or examples))}
     of_worker = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": max(0.1, cpus / 2 / num_workers)}
     threads = 1 if gpus else max(1, int(cpus) // num_workers)
     trainer = TorchTrainer(
-        work, train_loop_config={"job": Job(recipe, classes, chosen, folder, threads, lines)}, datasets=datasets,
+        work, train_loop_config={"job": Job(recipe, classes, start, head is not None and head.kept, folder, threads, lines)},
+        datasets=datasets, dataset_config=Splits(),
         scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=bool(gpus), resources_per_worker=of_worker),
         run_config=ray.train.RunConfig(
-            name="state", **_place(folder), failure_config=ray.train.FailureConfig(max_failures=FAILURES),
+            name="state", **_place(folder), failure_config=ray.train.FailureConfig(max_failures=FAILURES), callbacks=[Ending()],  # type: ignore[list-item]  # of the older Ray Train
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=STATES_KEPT)))
+    return fit(trainer, lines, stream, watch)
+
+
+@contextmanager
+def _of_validation() -> Iterator[None]:
+    """What is wrong with the input or its truth is so with those of the flags `--validation`."""
     try:
-        figures: dict[str, float] = trainer.fit().metrics or {}
-    except TrainingFailedError as error:
-        causes = getattr(error, "worker_failures", None) or {0: error}
-        raise UserError(f"training failed: {told(next(iter(causes.values())))}.") from error
-    finally:
-        lines.put(None)
-        shown.join(10)
-    return figures
+        yield
+    except UserError as error:
+        said = re.sub(r"^--(input|truth)\b", lambda match: "--validation" if match[1] == "input" else "--validation-truth", str(error))
+        raise UserError(said) from error
 
 
 def _start_ray() -> None:
@@ -183,40 +215,9 @@ def _dataset(shards: pa.Table, crops: Crops, num_cpus: float, recipe: Recipe) ->
     return dataset.map_batches(crops, batch_size=None, batch_format="pyarrow", num_cpus=num_cpus)
 
 
-def _claim(folder: str, what: dict[str, Any]) -> None:
-    """Note in the folder what is trained there. Raises UserError if that was something else."""
-    uri = storage.join(folder, "training.json")
-    text = json.dumps(what, indent=2, sort_keys=True) + "\n"
-    try:
-        stored = json.loads(storage.read_bytes(uri))
-    except FileNotFoundError:
-        stored = None
-    except Exception as error:  # each store has its own exceptions
-        raise storage.explain("save", folder, error) from error
-    if stored is None:
-        try:
-            storage.put_whole(uri, text.encode())
-        except Exception as error:  # each store has its own exceptions
-            raise storage.explain("save", folder, error) from error
-    elif stored != what:
-        other = [name for name in what if name != "recipe" and stored.get(name) != what[name]]
-        other += [name for name, value in what["recipe"].items() if stored.get("recipe", {}).get(name) != value]
-        raise UserError(f"--save {folder} holds a training with another {' and '.join(other)}: name another folder, or "
-                        "what it began with.")
-
-
 def _place(folder: str) -> dict[str, Any]:
     """Where Ray Train keeps its state: a local folder, or our own filesystem of a store."""
     if "://" not in folder:
         return {"storage_path": os.fspath(folder)}
     filesystem, path = storage.locate(folder)
     return {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))}
-
-
-def _show(lines: Queue, stream: TextIO) -> None:
-    """Print what workers and readers tell, each line once, until None comes."""
-    said = set()
-    while (line := lines.get()) is not None:
-        if line not in said:
-            said.add(line)
-            print(line, file=stream, flush=True)

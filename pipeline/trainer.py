@@ -23,13 +23,16 @@ import torch.distributed
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from pipeline import weights
-from pipeline.curves import write_curves
+from pipeline import final, retry, weights
+from pipeline.config import UserError
+from pipeline.curves import JUDGED, write_curves
+from pipeline.folded import best
 from pipeline.inception_v4 import MEAN, STD
-from pipeline.labeller import DTYPES
+from pipeline.labeller import DTYPES, TOP
 from pipeline.memory import keep_freed_memory
-from pipeline.recipe import Recipe, make_network, make_optimizer
+from pipeline.recipe import Recipe
 from pipeline.saved import save_model
+from pipeline.trained import make_network, make_optimizer
 from pipeline.weights import Weights
 
 STATE = "state.pt"
@@ -37,17 +40,17 @@ LOOK_EVERY = 10  # steps between two looks at the loss: each makes a GPU wait fo
 SHUFFLED_BYTES = 2**28  # of crops that a worker keeps and draws at random from, since a shard's neighbours are often alike
 
 
-class NotFinite(Exception):
-    """The loss is no number any more."""
-
-
 @dataclass
 class Job:
-    """What a worker is told. `start`: weights to begin with; `folder`: where the results go; `lines`: for progress."""
+    """What a worker is told. `start`: weights to begin with; `folder`: where the results go; `lines`: for progress.
+
+    `keep_head`: of the weights to begin with.
+    """
 
     recipe: Recipe
     classes: pa.Table
     start: Weights | None
+    keep_head: bool
     folder: str
     num_threads: int
     lines: Any
@@ -64,7 +67,20 @@ class Progress:
 
 
 def work(told: dict[str, Any]) -> None:
-    """The function that Ray Train runs in each worker: epochs, from the last state that was saved."""
+    """The function that Ray Train runs in each worker: epochs, from the last state that was saved.
+
+    Raises:
+        Final: the same would fail again, so it is not to be tried.
+    """
+    try:
+        _work(told)
+    except Exception as error:
+        if final.is_final(error):
+            raise final.mark(error) from error
+        raise
+
+
+def _work(told: dict[str, Any]) -> None:
     worker = Worker(told["job"])
     worker.restore()
     while worker.progress.epoch < worker.recipe.epochs:
@@ -88,7 +104,7 @@ class Worker:
         self.batch_size = job.recipe.batch_size // self.num_workers
         self.device = ray.train.torch.get_device()
         start = weights.load(job.start) if job.start else None
-        self.network = make_network(self.recipe, len(job.classes), start).to(self.device)
+        self.network = make_network(self.recipe, len(job.classes), start, job.keep_head).to(self.device)
         self.ema = ModelEmaV3(self.network, decay=self.recipe.ema_decay, use_warmup=True)
         self.optimizer, self.schedule = make_optimizer(self.recipe, self.network)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.recipe.precision == "fp16")
@@ -101,13 +117,20 @@ class Worker:
         """Take the last state that was saved, if there is one; then let DDP average the gradients."""
         if saved := ray.train.get_checkpoint():
             with saved.as_directory() as folder:
-                state = torch.load(Path(folder) / STATE, map_location=self.device, weights_only=True)
-            for name, part in self.kept.items():
-                part.load_state_dict(state[name])
-            self.progress = Progress(**state["progress"])
+                self._take(Path(folder) / STATE)
             self.tell(f"goes on after epoch {self.progress.epoch}, step {self.progress.step:,}")
         self.parallel = ray.train.torch.prepare_model(self.network)
         torch.manual_seed(self.recipe.seed + self.rank + 1000 * self.progress.epoch)  # dropout differs between workers
+
+    def _take(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            for name, part in self.kept.items():
+                part.load_state_dict(state[name])
+            self.progress = Progress(**state["progress"])
+        except Exception as error:  # damaged files fail anywhere in torch's parser
+            raise UserError(f"--save {self.job.folder}: the last state in its folder state/ cannot be read ({retry.told(error, 200)}): remove "
+                            "that folder to begin anew.") from error
 
     def tell(self, line: str) -> None:
         """Show a line to the user, if this is the first worker."""
@@ -118,8 +141,7 @@ class Worker:
         """Go over all images once; returns the loss of each step, over all workers.
 
         Raises:
-            NotFinite: the loss is no number any more.
-            ValueError: a batch is larger than the dataset.
+            UserError: the loss is no number any more; a batch is larger than the dataset.
         """
         self.schedule.step(self.progress.epoch)
         self.parallel.train()
@@ -134,13 +156,13 @@ class Worker:
                 self.tell(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}  step {self.progress.step:,}  "
                           f"loss {losses[-1]:.4f}  {rate:,.1f} images/s")
         if not losses:
-            raise ValueError(f"--batch-size {self.recipe.batch_size} is more than there are images to train on")
+            raise UserError(f"--batch-size {self.recipe.batch_size} is more than there are images to train on.")
         self._check(losses[-1])
         return (self.over_workers(torch.stack(losses)) / self.num_workers).tolist()
 
     def _check(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
-            raise NotFinite(f"the loss is {loss} at step {self.progress.step:,}: lower --learning-rate")
+            raise UserError(f"the loss is {loss} at step {self.progress.step:,}: lower --learning-rate.")
 
     def step(self, image_NCHW: Tensor, target_N: Tensor) -> Tensor:
         """One update of the weights; returns the loss before it."""
@@ -158,7 +180,7 @@ class Worker:
         return loss.detach()
 
     def judge(self) -> dict[str, float]:
-        """Loss and accuracy of the averaged weights on the images that are held out; zero where there are none."""
+        """Loss and accuracy of the averaged weights on the images that are held out, and their number; of none the number alone."""
         network = self.ema.module.eval()
         if self.num_workers > 1:  # BatchNorm's averages are each worker's own, and those of the first are saved
             for buffer in network.buffers():
@@ -169,12 +191,12 @@ class Worker:
                 with self.autocast:
                     logit_NK = network(image_NCHW)
                 logit_NK = logit_NK.float()
-                right_NK = logit_NK.topk(min(5, logit_NK.shape[1])).indices == target_N[:, None]
+                right_NK = best(logit_NK.softmax(1), min(TOP, logit_NK.shape[1]))[1] == target_N[:, None]
                 loss = nn.functional.cross_entropy(logit_NK, target_N, reduction="sum")
                 total_4 += torch.stack([loss, right_NK[:, 0].sum(), right_NK.sum(), (target_N >= 0).sum()]).double()
         *sums, count = self.over_workers(total_4).tolist()
-        names = ("valid_loss", "top1", "top5")
-        return {name: total / max(count, 1) for name, total in zip(names, sums, strict=True)} | {"valid_images": count}
+        shares = {name: total / count for name, total in zip(JUDGED, sums, strict=True)} if count else {}
+        return shares | {"valid_images": count}
 
     def batches(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's part of a dataset as normalised images [N, 3, S, S] and targets int64 [N]; in training all full."""
@@ -198,9 +220,10 @@ class Worker:
         figures = {"epoch": self.progress.epoch, "step": self.progress.step} | figures
         self.progress.losses += losses
         self.progress.epochs.append(figures)
-        self.tell(f"epoch {self.progress.epoch}/{self.recipe.epochs}  loss {figures['loss']:.4f}  held out: "
-                  f"loss {figures['valid_loss']:.4f}, top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%} "
-                  f"of {figures['valid_images']:,.0f}  {figures['images_per_s']:,.1f} images/s")
+        judged = (f"held out: loss {figures['valid_loss']:.4f}, top-1 {figures['top1']:.2%}, top-5 {figures['top5']:.2%} "
+                  f"of {figures['valid_images']:,.0f}" if figures["valid_images"] else "no image is held out: no accuracy")
+        self.tell(f"epoch {self.progress.epoch}/{self.recipe.epochs}  loss {figures['loss']:.4f}  {judged}  "
+                  f"{figures['images_per_s']:,.1f} images/s")
         if self.rank:
             ray.train.report(figures)
             return

@@ -18,14 +18,16 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline import weights
+from pipeline.claim import claim
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError
 from pipeline.crops import SHARDS, Crops
 from pipeline.decode import decode
 from pipeline.inception_v4 import INPUT_SIZE, InceptionV4
 from pipeline.inputs import Inputs
-from pipeline.recipe import Recipe, make_network, make_optimizer
-from pipeline.train import Examples, _claim, train
+from pipeline.recipe import Recipe
+from pipeline.train import Examples, train
+from pipeline.trained import make_network, make_optimizer
 from tests.conftest import ROOT, job
 from tests.processes import family, kill
 from tests.test_shards import make_tar
@@ -110,7 +112,7 @@ def test_the_schedule_and_what_decays():
 
 def test_the_network_that_is_trained_is_the_one_that_labels():
     state = weights.load(weights.identify("seed:0"))
-    trained, labels = make_network(Recipe(), 1000, state).eval(), InceptionV4().eval()
+    trained, labels = make_network(Recipe(), 1000, state, keep_head=True).eval(), InceptionV4().eval()
     labels.load_state_dict(state, strict=False)
     image_NCHW = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
@@ -121,24 +123,25 @@ def test_the_network_that_is_trained_is_the_one_that_labels():
 
 
 def test_a_folder_holds_one_training(tmp_path):
-    _claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
-    _claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
+    claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
+    claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
     with pytest.raises(UserError, match="another input and dropout"):
-        _claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0}, "input": "b"})
+        claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0}, "input": "b"})
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"recipe": Recipe(image_size=60, batch_size=4)}, "at least 75 pixels"),
     ({"where": "member:cls"}, "is for tar shards"),
     ({"start": "seed:x"}, "--weights seed:x"),
     ({"recipe": Recipe(batch_size=6)}, "--batch-size 6: --input has 4 images with a truth"),
+    ({"recipe": Recipe(batch_size=4)}, r"--batch-size 4: of 4 images 3 are left to train on \(--holdout 0.4\)"),
+    ({"recipe": Recipe(batch_size=2)}, r"--holdout 0.4: of class 'digit3' no image is left to train on; add images"),
     ({"classes_path": str(ROOT / "pipeline/imagenet_1k.csv")}, "'digit0' is no wnid, label or label_id of the model's 1000"),
 ])
 def test_what_does_not_fit(tmp_path, change, message):
     given = {"recipe": Recipe(batch_size=4), "where": "folder", "start": None, "classes_path": None} | change
     examples = Examples(str(digits(tmp_path / "in", 1)), given["where"], INPUTS)
     with pytest.raises(UserError, match=message):
-        train(examples, None, 0.1, given["recipe"], given["start"], given["classes_path"], str(tmp_path / "out"), 1, sys.stderr)
+        train(examples, None, 0.4, given["recipe"], given["start"], given["classes_path"], str(tmp_path / "out"), 1, sys.stderr)
 
 
 @pytest.mark.training

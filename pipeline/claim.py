@@ -1,0 +1,45 @@
+"""A folder belongs to one training: what is trained there, and with what it began.
+
+In: the folder of `--save`. Out: `training.json` in it; or why another training may not have the folder.
+Not here: two at the same time (`lease.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import UserError
+from pipeline.saved import WEIGHTS
+
+
+def check_not_overwritten(folder: str, start: str | None) -> None:
+    """Raise UserError if training would put its weights over those that it begins with, however the two are spelled."""
+    if start is None or start == "pretrained" or start.startswith("seed:"):
+        return
+    ours, theirs = (storage.locate(uri) for uri in (storage.join(folder, WEIGHTS), start))
+    if type(ours[0]) is type(theirs[0]) and ours[1] == theirs[1]:
+        raise UserError(f"--save {folder} would overwrite --weights {start}, with which training begins: name another folder.")
+
+
+def claim(folder: str, what: dict[str, Any]) -> None:
+    """Note in the folder what is trained there. Raises UserError if that was something else."""
+    uri = storage.join(folder, "training.json")
+    text = json.dumps(what, indent=2, sort_keys=True) + "\n"
+    try:
+        stored = json.loads(storage.read_bytes(uri))
+    except FileNotFoundError:
+        stored = None
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("save", folder, error) from error
+    if stored is None:
+        try:
+            storage.put_whole(uri, text.encode())
+        except Exception as error:  # each store has its own exceptions
+            raise storage.explain("save", folder, error) from error
+    elif stored != what:
+        other = [name for name in what if name != "recipe" and stored.get(name) != what[name]]
+        other += [name for name, value in what["recipe"].items() if stored.get("recipe", {}).get(name) != value]
+        raise UserError(f"--save {folder} holds a training with another {' and '.join(other)}: name another folder, or "
+                        "what it began with.")
