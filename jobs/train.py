@@ -12,13 +12,15 @@ last epoch that was finished. Weights are the moving average over the steps.
 
 import argparse
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
+from importlib.util import find_spec
 
 from pipeline import truth
 from pipeline.config import UserError, check_uri
 from pipeline.inputs import add_flags, chosen
 from pipeline.recipe import Recipe, check_workers
 from pipeline.stop import Stop, Stopped
+from pipeline.training import Examples, train
 
 PARTS = {"epochs": "times over all images", "batch_size": "images a step, of all workers together", "image_size": "pixels",
          "learning_rate": "at the start", "decay_rate": "by which it is multiplied", "decay_epochs": "every so many epochs",
@@ -29,6 +31,8 @@ PARTS = {"epochs": "times over all images", "batch_size": "images a step, of all
 
 def main() -> int:
     options = parsed(sys.argv[1:])
+    if find_spec("timm") is None:
+        sys.exit("error: jobs/train.py needs timm: pip install -c constraints.txt '.[train]'")
     stop = Stop()
     with stop.listening():
         try:
@@ -72,7 +76,7 @@ def parsed(argv: list[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, stop: Stop) -> dict[str, float]:
-    """Check what can be checked without torch and Ray, which take seconds to import; then train."""
+    """Check the flags; then train. torch and Ray, which take seconds to import, come last."""
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     inputs, format = chosen(options, {})
     check(options)
@@ -81,14 +85,6 @@ def run(options: argparse.Namespace, stop: Stop) -> dict[str, float]:
     if options.workers is not None:
         check_workers(recipe, options.workers)
     where = options.truth if options.truth is not None else truth.look(options.input, inputs, format)
-    stop.check()
-    try:
-        from pipeline.labeller import resolve_device
-        from pipeline.train import Examples, train
-        from pipeline.trained import training_precision
-    except ImportError as error:
-        sys.exit(f"error: jobs/train.py needs timm: pip install -c constraints.txt '.[train]' ({error})")
-    recipe = replace(recipe, precision=training_precision(recipe.precision, resolve_device("auto")))
     validation = None
     if options.validation is not None:
         validation = Examples(options.validation, where if options.validation_truth is None else options.validation_truth, inputs, format)

@@ -13,6 +13,8 @@ from pipeline import storage
 from pipeline.config import UserError
 from pipeline.saved import WEIGHTS
 
+CLAIM = "training.json"
+
 
 def check_not_overwritten(folder: str, start: str | None) -> None:
     """Raise UserError if training would put its weights over those that it begins with, however the two are spelled."""
@@ -23,23 +25,26 @@ def check_not_overwritten(folder: str, start: str | None) -> None:
         raise UserError(f"--save {folder} would overwrite --weights {start}, with which training begins: name another folder.")
 
 
-def claim(folder: str, what: dict[str, Any]) -> None:
-    """Note in the folder what is trained there. Raises UserError if that was something else."""
-    uri = storage.join(folder, "training.json")
-    text = json.dumps(what, indent=2, sort_keys=True) + "\n"
+def check_claim(folder: str, what: dict[str, Any]) -> bool:
+    """Whether the folder is already claimed for this training. Raises UserError if it is for another, or cannot be read."""
     try:
-        stored = json.loads(storage.read_bytes(uri))
+        stored = json.loads(storage.read_bytes(storage.join(folder, CLAIM)))
     except FileNotFoundError:
-        stored = None
+        return False
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("save", folder, error) from error
-    if stored is None:
-        try:
-            storage.put_whole(uri, text.encode())
-        except Exception as error:  # each store has its own exceptions
-            raise storage.explain("save", folder, error) from error
-    elif stored != what:
-        other = [name for name in what if name != "recipe" and stored.get(name) != what[name]]
-        other += [name for name, value in what["recipe"].items() if stored.get("recipe", {}).get(name) != value]
-        raise UserError(f"--save {folder} holds a training with another {' and '.join(other)}: name another folder, or "
-                        "what it began with.")
+    if stored == what:
+        return True
+    other = [name for name in what if name != "recipe" and stored.get(name) != what[name]]
+    other += [name for name, value in what["recipe"].items() if stored.get("recipe", {}).get(name) != value]
+    raise UserError(f"--save {folder} holds a training with another {' and '.join(other)}: name another folder, or what it began with.")
+
+
+def claim(folder: str, what: dict[str, Any]) -> None:
+    """Note in the folder what is trained there. Raises UserError if that was something else."""
+    if check_claim(folder, what):
+        return
+    try:
+        storage.put_whole(storage.join(folder, CLAIM), (json.dumps(what, indent=2, sort_keys=True) + "\n").encode())
+    except Exception as error:  # each store has its own exceptions
+        raise storage.explain("save", folder, error) from error

@@ -6,12 +6,14 @@ In: a state dict with the keys of `InceptionV4`, a table of `classes.SCHEMA`, a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import safetensors.torch
-from torch import Tensor
 
 from pipeline import storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS, CLASSES = "weights.safetensors", "classes.csv"
 
@@ -22,6 +24,7 @@ def save_model(state: Mapping[str, Tensor], classes: pa.Table, folder: str) -> N
     Raises:
         UserError: the folder cannot be written.
     """
+    import safetensors.torch
     tensors = {name: tensor.detach().to("cpu").float().contiguous() for name, tensor in state.items()
                if not name.endswith("num_batches_tracked")}
     try:

@@ -1,8 +1,8 @@
-"""Training: labelled shards in, weights out, by Ray Train over Ray Data.
+"""Training by Ray Train over Ray Data, once the folder for its results is taken.
 
 In: shards, where their truth is, a recipe. Out, in a folder: `weights.safetensors` and `classes.csv`, which `jobs/label.py`
 takes, the curves, and `state/`, from which the same command goes on after a kill: at the last epoch that was finished.
-Not here: the loop of a worker (`trainer.py`) and its crops (`crops.py`).
+Not here: the folder's lease (`training.py`), the loop of a worker (`trainer.py`) and its crops (`crops.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any, TextIO
 
 import pyarrow as pa
@@ -27,23 +26,21 @@ from ray.data import DataContext, RandomSeedConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from pipeline import storage, truth, weights
-from pipeline.claim import check_not_overwritten, claim
-from pipeline.classes import load_classes
-from pipeline.config import UserError, canonical_uri, check_uri
+from pipeline import storage, truth
+from pipeline.claim import check_claim, claim
+from pipeline.config import UserError
 from pipeline.connect import connect
 from pipeline.crops import SHARDS, Crops
 from pipeline.enough import check_enough
 from pipeline.final import Ending
-from pipeline.heads import check_number, choose_head
-from pipeline.inputs import Inputs
-from pipeline.lease import held
+from pipeline.heads import choose_head
+from pipeline.labeller import resolve_device
 from pipeline.recipe import Recipe, check_workers
-from pipeline.run import new_run_id
 from pipeline.splits import Splits
-from pipeline.stop import Stop
+from pipeline.trained import training_precision
 from pipeline.trainer import Job, work
-from pipeline.watch import Watch, fit
+from pipeline.training import Examples, Watch
+from pipeline.watch import fit
 from pipeline.weights import Weights
 
 FAILURES = 3  # of workers that may pass, after each of which training goes on from the last state
@@ -51,53 +48,10 @@ READER_CPUS = 0.25  # of one on a machine without a GPU, where the network needs
 STATES_KEPT = 2
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Labelled shards: their URI, where their truth is, how they are read."""
-
-    uri: str
-    where: str
-    inputs: Inputs
-    format: str = "auto"
-
-
-def train(examples: Examples, validation: Examples | None, holdout: float, recipe: Recipe, start: str | None, classes_path: str | None,
-          folder: str, num_workers: int | None, stream: TextIO, stop: Stop | None = None, with_lease: bool = True) -> dict[str, float]:
-    """Train, or go on with, the network of a folder; returns the figures of the last epoch.
-
-    Args:
-        validation: what to judge by; None: the share `holdout` of the examples.
-        start: weights to begin with, as `--weights` takes them; None: from scratch.
-        classes_path: a CSV as `--classes` takes it; None: those that the truth names.
-        folder: for the results, any fsspec URI.
-        num_workers: None: one for each GPU, or one.
-        with_lease: refuse to train while another training writes to the folder.
-
-    Raises:
-        UserError: something does not fit, or training failed.
-        Stopped: the process was asked to end; the same call goes on.
-    """
-    for name, uri in (("save", folder), ("input", examples.uri), ("validation", validation.uri if validation else None)):
-        check_uri(name, uri)
-    folder, stop = canonical_uri(folder), stop or Stop()
-    check_not_overwritten(folder, start)
-    chosen = weights.identify(start) if start is not None else None
-    classes = load_classes(classes_path) if classes_path is not None else None
-    if classes is not None:
-        check_number(classes, str(classes_path))
-    lock = held(folder, new_run_id(datetime.now(UTC), None), "save") if with_lease else nullcontext()
-    with storage.unmade_if_refused(folder), lock as lease:
-        if lease:
-            stop.last_calls.append(lease.release)
-        figures = _train(examples, validation, holdout, recipe, chosen, classes, folder, num_workers, stream, Watch(stop, lease))
-    if lease and lease.kept:
-        stream.write(f"the lease is not given back ({lease.kept}); it is over within a minute\n")
-    return figures
-
-
-def _train(examples: Examples, validation: Examples | None, holdout: float, recipe: Recipe, start: Weights | None,
-           given: pa.Table | None, folder: str, num_workers: int | None, stream: TextIO, watch: Watch) -> dict[str, float]:
-    """`train`, under the lease."""
+def train_on_ray(examples: Examples, validation: Examples | None, holdout: float, recipe: Recipe, start: Weights | None,
+                 given: pa.Table | None, folder: str, num_workers: int | None, stream: TextIO, watch: Watch) -> dict[str, float]:
+    """`training.train`, under the lease; `given`: the classes, if not those that the truth names."""
+    recipe = replace(recipe, precision=training_precision(recipe.precision, resolve_device("auto")))
     if any(one and one.where.startswith("member:") for one in (examples, validation)):  # the cluster reads the truth
         connect(stream, watch.stop)
     known = _truth_of(examples)
@@ -110,6 +64,9 @@ def _train(examples: Examples, validation: Examples | None, holdout: float, reci
     share = 0 if validation is not None else holdout
     check_enough(train_shards, examples.inputs, share, recipe.batch_size, classes)
     head = choose_head(start, classes) if start else None
+    began = {"recipe": asdict(recipe) | {"epochs": None}, "input": examples.uri, "classes": classes["label"].to_pylist(),
+             "weights": start.digest if start else None}
+    check_claim(folder, began)
     watch.look()
     num_images = sum(map(len, train_shards["keys"].to_pylist()))
     stream.write(f"{num_images:,} images of {len(classes):,} classes in {len(train_shards):,} shards\n")
@@ -119,8 +76,7 @@ def _train(examples: Examples, validation: Examples | None, holdout: float, reci
     cpus, gpus = (ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU"))
     num_workers = num_workers or max(1, int(gpus))
     check_workers(recipe, num_workers)
-    claim(folder, {"recipe": asdict(recipe) | {"epochs": None}, "input": examples.uri, "classes": classes["label"].to_pylist(),
-                   "weights": start.digest if start else None})
+    claim(folder, began)
     lines = Queue(actor_options={"num_cpus": 0})
     datasets: dict[str, Any] = {side: _dataset(shards, Crops(which.inputs, recipe.image_size, side, share, recipe.augment and side == "train",
                                              1 if gpus else max(1, int(cpus) // 2), lines), 1 if gpus else READER_CPUS, recipe)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from typing import TextIO
 
 import ray
@@ -17,26 +16,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
 from pipeline.config import UserError
-from pipeline.lease import Lease
 from pipeline.retry import told
-from pipeline.stop import Stop
+from pipeline.training import Watch
 
 LOOK_S = 0.2  # whether training is over, or shall be
 TOLD_S = 2.0  # for the last lines to be shown
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What may end a training from outside: the user's signal, and the loss of the lease."""
-
-    stop: Stop
-    lease: Lease | None
-
-    def look(self) -> None:
-        """Raise Stopped or Busy if training shall end."""
-        self.stop.check()
-        if self.lease:
-            self.lease.check()
 
 
 def fit(trainer: TorchTrainer, lines: Queue, stream: TextIO, watch: Watch) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from ray.exceptions import RayTaskError, UserCodeException
 
 from jobs.train import check, parsed
 from jobs.train import report as say
@@ -28,7 +29,7 @@ from pipeline.inputs import Inputs
 from pipeline.recipe import BOUNDS, Recipe, check_workers
 from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable
-from pipeline.train import Examples, train
+from pipeline.training import Examples, train
 from pipeline.truth import classes_of, interval
 from pipeline.weights import identify
 from tests.conftest import ROOT
@@ -204,6 +205,11 @@ def test_what_would_fail_again_is_told_from_what_may_pass() -> None:
         if isinstance(error, UserError):
             error.__cause__ = ConnectionRefusedError(111, "refused")
         assert not is_final(error), error
+    traceback = ("Traceback\npipeline.shards.ShardUnreadable: a.tar: it is cut.\n\nThe above exception was the direct cause\n"
+                 "ray.exceptions.UserCodeException: UDF failed to process a data block.")
+    of_reader = RayTaskError("f", traceback, UserCodeException("UDF failed"))
+    assert is_final(of_reader) and str(mark(of_reader)) == "a.tar: it is cut"
+    assert not is_final(RayTaskError("f", traceback.replace("pipeline.shards.ShardUnreadable", "ConnectionResetError"), UserCodeException("x")))
     assert str(mark(UserError("--save x cannot be used."))) == "--save x cannot be used"
     Ending().after_exception(None, {0: RuntimeError("gone")})
     with pytest.raises(Final, match="nan"):

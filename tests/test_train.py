@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +28,8 @@ from pipeline.decode import decode
 from pipeline.inception_v4 import INPUT_SIZE, InceptionV4
 from pipeline.inputs import Inputs
 from pipeline.recipe import Recipe
-from pipeline.train import Examples, train
 from pipeline.trained import make_network, make_optimizer
+from pipeline.training import Examples, train
 from tests.conftest import ROOT, job
 from tests.processes import family, kill
 from tests.test_shards import make_tar
@@ -153,6 +155,8 @@ def test_an_epoch_on_two_workers(tmp_path):
                "--workers", 2, "--weights", "seed:0")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("41 images of 4 classes in 1 shards\n")
+    assert "the head of --weights is made anew: its 1,000 classes (ImageNet-1k's) are not the 4 that are trained" in done.stderr
+    assert re.search(r"held out   \d+ images: top-1 \d+\.\d\d % \(95 %: \d+\.\d to \d+\.\d %\), top-5", done.stdout)
     assert done.stderr.count("left out: images-first: digit0/broken.png cannot be decoded") == 1
     assert "1 epochs, 2 steps" in done.stdout
     assert len(losses(tmp_path / "out")) == 2
@@ -188,6 +192,66 @@ def test_a_killed_training_goes_on_and_may_have_more_workers(tmp_path):
     nothing = job("train", *command)
     assert nothing.returncode == 0, nothing.stderr
     assert "4 epochs, 8 steps" in nothing.stdout
+
+
+def started(command: tuple[object, ...], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen([sys.executable, ROOT / "jobs/train.py", *map(str, command)], cwd=ROOT, stdout=file, stderr=file)
+
+
+def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not found():
+        assert process.poll() is None and time.monotonic() < until, log.read_text()
+        time.sleep(0.2)
+
+
+@pytest.mark.training
+def test_a_killed_worker_is_started_again_and_a_second_training_is_refused(tmp_path):
+    """And SIGTERM ends it in order; the lease is given back."""
+    log, lease = tmp_path / "log", tmp_path / "out/lease.json"
+    command = ("--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 1000, "--holdout", 0.1, *TOY)
+    first = started(command, log)
+    try:
+        wait_for((tmp_path / "out/state/checkpoint_manager_snapshot.json").exists, first, log)
+        second = job("train", *command)
+        assert second.returncode == 4 and second.stderr.startswith(f"error: --save {tmp_path}/out is being written by run "), second.stderr
+        assert second.stderr.count("\n") == 1
+        workers = [process for process in family(first.pid) if "RayTrainWorker" in " ".join(process.cmdline())]
+        assert kill(workers) == 1
+        wait_for(lambda: "goes on after epoch" in log.read_text(), first, log)
+        assert lease.exists()
+        asked = time.monotonic()
+        first.terminate()
+        assert first.wait(30) == 128 + signal.SIGTERM
+        assert time.monotonic() - asked < 15
+    finally:
+        kill(family(first.pid))
+    assert log.read_text().splitlines()[-1] == "ended by SIGTERM; the same command goes on at the last epoch that was finished"
+    assert not lease.exists()
+
+
+@pytest.mark.training
+def test_what_would_fail_again_is_not_tried_again(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/tmp") as ray:  # a short path: Ray's sockets are in it
+        done = job("train", "--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 2, "--holdout", 0.1, *TOY,
+                   "--learning-rate", 1e30, "--clip-norm", 1e30, "--workers", 2, RAY_TMPDIR=ray)
+        logs = "".join(path.read_text(errors="replace") for path in Path(ray).rglob("*.log") if not path.is_symlink())
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: training failed: the loss is nan at step 2: lower --learning-rate.\n")
+    assert "[FailurePolicy] RAISE" in logs and "[FailurePolicy] RETRY" not in logs
+    assert not (tmp_path / "out/lease.json").exists()
+
+
+@pytest.mark.training
+def test_where_none_is_held_out_there_is_no_accuracy(tmp_path):
+    done = job("train", "--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 1, "--holdout", 1e-6, *TOY,
+               "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert "  no image is held out: no accuracy  " in done.stderr
+    assert "held out   no image is held out: no accuracy\n" in done.stdout and "0.00" not in done.stdout
+    with (tmp_path / "out/epochs.csv").open() as file:
+        assert [row["top1"] for row in csv.DictReader(file)] == [""]
 
 
 @pytest.mark.training
