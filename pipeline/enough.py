@@ -11,13 +11,15 @@ from collections import Counter
 
 import pyarrow as pa
 
+from pipeline import storage
 from pipeline.config import UserError
 from pipeline.inputs import Inputs
 from pipeline.retry import Replaced, told
 from pipeline.shards import ShardUnreadable
 from pipeline.truth import held_out
 
-READ = 2000  # images at most, to know exactly what is held out
+NAMED = 3  # classes in a line
+READ, READ_BYTES = 2000, 2**28  # images at most, and of their shards, that are read to know exactly what is held out: seconds
 
 
 def check_enough(shards: pa.Table, inputs: Inputs, holdout: float, batch_size: int, classes: pa.Table) -> None:
@@ -31,7 +33,7 @@ def check_enough(shards: pa.Table, inputs: Inputs, holdout: float, batch_size: i
     num_images = there.total()
     if batch_size > num_images:
         raise UserError(f"--batch-size {batch_size}: --input has {num_images:,} images with a truth.")
-    exact = 0 < holdout and num_images <= READ
+    exact = 0 < holdout and num_images <= READ and _size(shards) <= READ_BYTES
     fitted = count_fitted(shards, inputs, holdout) if exact else there
     number = fitted.total() if exact else int(num_images * (1 - holdout))
     if batch_size > number:
@@ -60,3 +62,19 @@ def count_fitted(shards: pa.Table, inputs: Inputs, holdout: float) -> Counter[in
         except (ShardUnreadable, Replaced, OSError) as error:
             raise UserError(f"--input: {row['shard']}: {told(error)}.") from error
     return fitted
+
+
+def without_images(shards: pa.Table, classes: pa.Table) -> str:
+    """A line that names the classes of which there is no image, or ""."""
+    there = {target for targets in shards["targets"].to_pylist() for target in targets}
+    names = [repr(row["label"]) for row in classes.to_pylist() if row["label_id"] not in there]
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"no image is of {len(names):,} of the {len(classes):,} classes: {', '.join(names[:NAMED])}{more}\n" if names else ""
+
+
+def _size(shards: pa.Table) -> int:
+    """Bytes of all shards. Raises UserError if one cannot be found."""
+    try:
+        return sum(row["group"]["size"] if row["group"] else storage.stat(row["uri"]).size for row in shards.select(["uri", "group"]).to_pylist())
+    except Exception as error:  # each store has its own exceptions
+        raise UserError(f"--input: {told(error)}.") from error

@@ -31,7 +31,7 @@ from pipeline.claim import check_claim, claim
 from pipeline.config import UserError
 from pipeline.connect import connect
 from pipeline.crops import SHARDS, Crops
-from pipeline.enough import check_enough
+from pipeline.enough import check_enough, without_images
 from pipeline.final import Ending
 from pipeline.heads import choose_head
 from pipeline.labeller import resolve_device
@@ -70,6 +70,7 @@ def train_on_ray(examples: Examples, validation: Examples | None, holdout: float
     watch.look()
     num_images = sum(map(len, train_shards["keys"].to_pylist()))
     stream.write(f"{num_images:,} images of {len(classes):,} classes in {len(train_shards):,} shards\n")
+    stream.write(without_images(train_shards, classes))
     if head:
         stream.write(f"the head of --weights is {head.why}\n")
     connect(stream, watch.stop)

@@ -6,8 +6,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -21,7 +23,7 @@ from pipeline.classes import load_classes
 from pipeline.config import Config, UserError
 from pipeline.crops import SHARDS
 from pipeline.curves import write_curves
-from pipeline.enough import READ, check_enough
+from pipeline.enough import READ, check_enough, without_images
 from pipeline.final import Ending, Final, is_final, mark
 from pipeline.heads import check_number, choose_head
 from pipeline.inception_v4 import INPUT_SIZE
@@ -29,6 +31,7 @@ from pipeline.inputs import Inputs
 from pipeline.recipe import BOUNDS, Recipe, check_workers
 from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable
+from pipeline.trainer import Worker
 from pipeline.training import Examples, train
 from pipeline.truth import classes_of, interval
 from pipeline.weights import identify
@@ -122,6 +125,8 @@ def test_of_many_images_the_expected_number_counts() -> None:
     with pytest.raises(UserError, match="--input has 3 images"):
         check_enough(shards_of(0, 0, 1), INPUTS, 0, 4, classes)
     check_enough(shards_of(0, 0, 1), INPUTS, 0, 3, classes)
+    assert without_images(shards_of(1, 1), classes) == "no image is of 1 of the 2 classes: 'a'\n"
+    assert without_images(shards_of(1, 0), classes) == ""
 
 
 def test_nothing_is_left_of_a_refused_training(tmp_path: Path) -> None:
@@ -236,3 +241,20 @@ def test_how_sure_an_accuracy_is(capsys: pytest.CaptureFixture[str]) -> None:
     say(figures | {"valid_images": 0.0}, "own")
     assert "held out   no image is held out: no accuracy\n" in capsys.readouterr().out
     assert interval(0.0, 0) == (0.0, 1.0)
+
+
+def judged(*batches: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
+    """What a worker says of logits and targets; its network does nothing."""
+    worker = object.__new__(Worker)
+    worker.num_workers, worker.device, worker.autocast = 1, torch.device("cpu"), torch.autocast("cpu", enabled=False)
+    worker.ema = cast(Any, SimpleNamespace(module=torch.nn.Identity()))
+    worker.batches = lambda _: iter(batches)  # type: ignore[method-assign]
+    return worker.judge()
+
+
+def test_of_none_there_is_no_accuracy_and_equal_classes_are_told_by_their_number() -> None:
+    assert judged() == {"valid_images": 0}
+    found = judged((torch.zeros(6, 10), torch.arange(6)), (torch.zeros(4, 10), torch.arange(6, 10)))
+    assert (found["top1"], found["top5"], found["valid_images"]) == (0.1, 0.5, 10)
+    assert found["valid_loss"] == pytest.approx(np.log(10))
+    assert judged((torch.tensor([[0.0, 1.0]]), torch.tensor([1])))["top5"] == 1
