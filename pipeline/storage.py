@@ -246,11 +246,11 @@ def unmade_if_refused(uri: str) -> Iterator[None]:
         raise
 
 
-def check_output(uri: str) -> None:
-    """Raise UserError unless a put to this store is atomic."""
+def check_output(uri: str, name: str = "output") -> None:
+    """Raise UserError unless a put to this store is atomic. `name`: of the flag that names the place."""
     scheme = uri.split("://")[0] if "://" in uri else "file"
     if scheme != "file" and scheme not in ATOMIC_PUT:
-        raise UserError(f"--output {uri}: a file put to {scheme}:// is not whole-or-absent; use a local folder or "
+        raise UserError(f"{flag(name)} {uri}: a file put to {scheme}:// is not whole-or-absent; use a local folder or "
                         f"one of {', '.join(name + '://' for name in ATOMIC_PUT[:5])}.")
 
 

@@ -52,7 +52,11 @@ def train_on_ray(examples: Examples, validation: Examples | None, holdout: float
                  given: pa.Table | None, folder: str, num_workers: int | None, stream: TextIO, watch: Watch) -> dict[str, float]:
     """`training.train`, under the lease; `given`: the classes, if not those that the truth names."""
     recipe = replace(recipe, precision=training_precision(recipe.precision, resolve_device("auto")))
-    if any(one and one.where.startswith("member:") for one in (examples, validation)):  # the cluster reads the truth
+    in_tars = _check_kind(examples)
+    if validation is not None:
+        with _of_validation():
+            in_tars |= _check_kind(validation)
+    if in_tars:  # the cluster reads the truth
         connect(stream, watch.stop)
     known = _truth_of(examples)
     classes = truth.classes_of(known["value"].to_pylist()) if given is None else given
@@ -102,6 +106,16 @@ def _of_validation() -> Iterator[None]:
     except UserError as error:
         said = re.sub(r"^--(input|truth)\b", lambda match: "--validation" if match[1] == "input" else "--validation-truth", str(error))
         raise UserError(said) from error
+
+
+def _check_kind(examples: Examples) -> bool:
+    """Whether the truth is in tars. Raises UserError if the first shard is none: Ray is not started for it."""
+    if not examples.where.startswith("member:"):
+        return False
+    shard, uri, group = next(truth.shards(examples.uri, examples.format))
+    if group or uri.lower().endswith(".parquet"):
+        raise UserError(f"--truth {examples.where} is for tar shards, and {shard} of {examples.uri} is none.")
+    return True
 
 
 def _start_ray() -> None:

@@ -66,6 +66,7 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
     for name, uri in (("save", folder), ("input", examples.uri), ("validation", validation.uri if validation else None)):
         check_uri(name, uri)
     folder, stop = canonical_uri(folder), stop or Stop()
+    storage.check_output(folder, "save")
     check_not_overwritten(folder, start)
     chosen = weights.identify(start) if start is not None else None
     classes = load_classes(classes_path) if classes_path is not None else None

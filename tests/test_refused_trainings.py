@@ -111,6 +111,12 @@ def test_the_weights_that_training_begins_with_are_not_overwritten(tmp_path: Pat
             check_not_overwritten("s3://b/own/", start)
 
 
+def test_a_store_that_does_not_put_files_whole_is_refused() -> None:
+    for folder in ("memory://x", "http://127.0.0.1:9/x"):
+        with pytest.raises(UserError, match=f"^--save {folder}: a file put to .* is not whole-or-absent"):
+            train(Examples("in", "folder", INPUTS), None, 0.1, Recipe(), None, None, folder, None, sys.stderr)
+
+
 def shards_of(*targets: int) -> pa.Table:
     row = {"shard": "a.tar", "uri": "a.tar", "keys": [f"k{n}" for n in range(len(targets))], "targets": list(targets), "group": None}
     return pa.Table.from_pylist([row], schema=SHARDS)
@@ -138,7 +144,8 @@ def test_nothing_is_left_of_a_refused_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("uri", "where", "says"), [
     ("nowhere", "folder", "--validation .*nowhere does not exist"), ("empty", "folder", "--validation .*empty holds no tar shards"),
-    ("in", "x", "--validation-truth x: it takes"), ("in", "no.csv", "--validation-truth no.csv does not exist")])
+    ("in", "x", "--validation-truth x: it takes"),
+    ("in", "member:cls", "--validation-truth member:cls is for tar shards, and images-first of "), ("in", "no.csv", "--validation-truth no.csv does not exist")])
 def test_what_is_wrong_with_the_validation_names_its_flags(tmp_path: Path, uri: str, where: str, says: str) -> None:
     (tmp_path / "empty").mkdir()
     examples = Examples(str(digits(tmp_path / "in", 1)), "folder", INPUTS)
