@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import UserError, check_uri
+from pipeline.spelling import spell
 
 IMAGENET_1K = Path(__file__).with_name("imagenet_1k.csv")
 MAX_CLASSES = 2**15  # label_id is an int16
@@ -29,7 +30,8 @@ def load_classes(path: str | None = None) -> pa.Table:
 
     Args:
         path: a UTF-8 CSV whose header names label_id, wnid and label, in any order; None is ImageNet-1k.
-            Each label_id from 0 to n - 1 occurs once. A wnid may be empty, a label may not.
+            Each label_id from 0 to n - 1 occurs once. A wnid may be empty, a label may not. A name is spelled as `spelling.spell`
+            does it. No wnid occurs twice, and no label without a wnid that tells its classes apart.
 
     Returns:
         label_id int16, wnid string (null where the CSV has none), label string.
@@ -58,10 +60,13 @@ def _parse(data: bytes, path: str) -> pa.Table:
     if not 1 <= len(rows) <= MAX_CLASSES:
         raise UserError(f"--classes {path} has {len(rows)} classes; it needs 1 to {MAX_CLASSES}.")
     labels: dict[int, tuple[str | None, str]] = {}
+    row_of_wnid: dict[str, int] = {}
+    row_of_label: dict[str, int] = {}
+    labels_wnid: dict[str, str] = {}
     for line, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise UserError(f"--classes {path}, row {line}, does not have three fields.")
-        label_id, wnid, label = (row[name].strip() for name in SCHEMA.names)
+        label_id, wnid, label = (spell(row[name]) for name in SCHEMA.names)
         if not (label_id.isascii() and label_id.isdigit() and int(label_id) < len(rows)):
             raise UserError(f"--classes {path}, row {line}, has label_id {label_id!r}; with {len(rows)} classes it is "
                             f"one of 0 to {len(rows) - 1}.")
@@ -69,6 +74,12 @@ def _parse(data: bytes, path: str) -> pa.Table:
             raise UserError(f"--classes {path}, row {line}, has label_id {label_id} a second time.")
         if not label:
             raise UserError(f"--classes {path}, row {line}, has an empty label.")
+        if wnid and wnid in row_of_wnid:
+            raise UserError(f"--classes {path}, row {line}, has wnid {wnid!r} a second time: row {row_of_wnid[wnid]} has it.")
+        if label in row_of_label and not (wnid and labels_wnid[label]):
+            raise UserError(f"--classes {path}, row {line}, has label {label!r} a second time: row {row_of_label[label]} has it, and no wnids "
+                            "tell the two apart.")
+        row_of_wnid[wnid], row_of_label[label], labels_wnid[label] = line, line, wnid
         labels[int(label_id)] = wnid or None, label
     ids = range(len(rows))
     return pa.table([list(ids), [labels[i][0] for i in ids], [labels[i][1] for i in ids]], schema=SCHEMA)
