@@ -8,9 +8,6 @@ read keeps its row; so does a line without a URI.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -18,6 +15,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import UserError, canonical_uri
+from pipeline.csv_text import parse_csv
 from pipeline.image_files import group_in_order
 from pipeline.listing import FILES, MISSING, REFUSED
 from pipeline.parquet import read_table
@@ -36,7 +34,7 @@ def read_manifest(uri: str) -> pa.Table:
             and the column.
     """
     data = storage.read_bytes(uri)
-    columns, lines = _from_parquet(uri, data) if uri.lower().endswith(".parquet") else _from_csv(uri, data)
+    columns, lines = _from_parquet(uri, data) if uri.lower().endswith(".parquet") else parse_csv("input", uri, data, COLUMNS)
     if not columns.get("uri"):
         raise UserError(f"--input {uri}: a manifest has a column uri, and a line for each image; this one has {', '.join(columns) or 'nothing'}"
                         f"{' and no line' if 'uri' in columns else ''}.")
@@ -49,39 +47,6 @@ def read_manifest(uri: str) -> pa.Table:
         files = _asked(uri, lines, uris)
     return group_in_order(pa.table([[file.path for file in files], [file.size for file in files], [file.etag for file in files]],
                                    schema=FILES))
-
-
-def _from_csv(uri: str, data: bytes) -> tuple[dict[str, list[str]], list[int]]:
-    """Column name -> its values, stripped, of a line that is too short empty ones; and the number of each value's line."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        what = "it is UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "it is compressed (gzip)" \
-            if data.startswith(b"\x1f\x8b") else f"byte {error.start:,} is not UTF-8"
-        raise UserError(f"--input {uri}: line {line}: a manifest is text in UTF-8, and {what}.") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: dict[str, list[str]] = {}
-    lines: list[int] = []
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        twice = [name for name, number in Counter(names).items() if number > 1 and name in COLUMNS]
-        if twice:
-            raise UserError(f"--input {uri}: line 1: there are several columns {twice[0]}.")
-        columns = {name: [] for name in names if name}
-        at = {name: names.index(name) for name in columns}
-        for row in reader:
-            if not row:
-                continue  # an empty line is none
-            if len(row) > len(names):
-                raise UserError(f"--input {uri}: line {reader.line_num}: {len(row)} values for {len(names)} columns; a comma in a value "
-                                "needs quotes around it.")
-            lines.append(reader.line_num)
-            for name in columns:
-                columns[name].append(row[at[name]].strip() if at[name] < len(row) else "")
-    except csv.Error as error:
-        raise UserError(f"--input {uri}: line {reader.line_num}: not CSV ({told(error)}).") from error
-    return columns, lines
 
 
 def _from_parquet(uri: str, data: bytes) -> tuple[dict[str, list[str]], list[int]]:
