@@ -11,13 +11,17 @@ jobs/train.py --weights cats-and-dogs/weights.safetensors --classes cats-and-dog
 
 import argparse
 import sys
+from functools import partial
 
 from pipeline import truth
+from pipeline.claim import check_not_overwritten
 from pipeline.config import Config, UserError, canonical_uri, check_uri
 from pipeline.history import settings
+from pipeline.holdout import interval
 from pipeline.inputs import add_flags, chosen
 
 try:
+    from pipeline.coverage import describe_classes, notes_on
     from pipeline.finetune import fit
     from pipeline.saved import CLASSES, WEIGHTS, save_model
 except ImportError as error:
@@ -39,20 +43,28 @@ def main() -> int:
     if not options.truth and not options.input:
         parser.error("say with --truth or --input where the truth is")
     if not 0 < options.holdout < 1:
-        parser.error("--holdout is a share, between 0 and 1")
+        parser.error(f"--holdout {options.holdout}: it is a share, between 0 and 1")
     try:
-        inputs, format = chosen(options, settings(options.output, None))
+        if options.truth:
+            truth.check_where(options.truth, options.input is not None or options.truth == "folder")
         check_uri("save", options.save)
-        where = options.truth or truth.look(options.input, inputs, format)
-        head = fit(options.output, options.weights, truth.read(where, options.input, inputs, format), options.holdout)
         folder = canonical_uri(options.save)
+        check_not_overwritten(folder, options.weights)
+        inputs, format = chosen(options, settings(options.output, None))
+        where = options.truth or truth.look(options.input, inputs, format)
+        head = fit(options.output, options.weights, partial(truth.read, truth.Examples(options.input, where, inputs, format), for_fit=True),
+                   options.holdout)
         save_model(head.state, head.classes, folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"truth      {where}: {len(head.classes):,} classes")
+    low, high = interval(head.top1, head.num_held_out)
+    print(f"truth      {where}; {head.coverage.sentences()[0]}")
+    for sentence in [*head.coverage.sentences()[1:], *notes_on(head.num_of_class, where)]:
+        print(f"note       {sentence}")
+    print(f"classes    {describe_classes(head.num_of_class)}")
     print(f"fitted on  {head.num_fitted:,} images (regularisation C = {head.strength:g})")
-    print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} ± {truth.margin(head.top1, head.num_held_out):.2%}; "
+    print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} (95 %: {low:.1%} to {high:.1%}); "
           f"the most frequent class alone {head.chance:.2%}")
     print(f"label      jobs/label.py --weights {folder}/{WEIGHTS} --classes {folder}/{CLASSES} --input URI --output URI")
     return 0

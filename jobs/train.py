@@ -17,10 +17,11 @@ from importlib.util import find_spec
 
 from pipeline import truth
 from pipeline.config import UserError, check_uri
+from pipeline.holdout import interval
 from pipeline.inputs import add_flags, chosen
 from pipeline.recipe import Recipe, check_workers
 from pipeline.stop import Stop, Stopped
-from pipeline.training import Examples, train
+from pipeline.training import train
 
 PARTS = {"epochs": "times over all images", "batch_size": "images a step, of all workers together", "image_size": "pixels",
          "learning_rate": "at the start", "decay_rate": "by which it is multiplied", "decay_epochs": "every so many epochs",
@@ -87,8 +88,8 @@ def run(options: argparse.Namespace, stop: Stop) -> dict[str, float]:
     where = options.truth if options.truth is not None else truth.look(options.input, inputs, format)
     validation = None
     if options.validation is not None:
-        validation = Examples(options.validation, where if options.validation_truth is None else options.validation_truth, inputs, format)
-    return train(Examples(options.input, where, inputs, format), validation, options.holdout, recipe, options.weights, options.classes,
+        validation = truth.Examples(options.validation, where if options.validation_truth is None else options.validation_truth, inputs, format)
+    return train(truth.Examples(options.input, where, inputs, format), validation, options.holdout, recipe, options.weights, options.classes,
                  options.save, options.workers, sys.stderr, stop, options.lease)
 
 
@@ -112,7 +113,7 @@ def report(figures: dict[str, float], folder: str) -> None:
 
 def told(share: float, number: int) -> str:
     """A share with its 95 % interval: `75.00 % (95 %: 30.1 to 95.4 %)`."""
-    low, high = truth.interval(share, number)
+    low, high = interval(share, number)
     return f"{100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f} %)"
 
 

@@ -62,13 +62,10 @@ def decode(encoded: bytes, slot_HWC: np.ndarray, *, max_pixels: int, max_bytes: 
     return Decoded(*picture.stored, None)
 
 
-def decode_whole(encoded: bytes, *, max_pixels: int, max_bytes: int) -> np.ndarray | None:
-    """The whole image, uint8 RGB [height, width, 3], upright; None where `decode` would reject it."""
+def decode_whole(encoded: bytes, *, max_pixels: int, max_bytes: int) -> np.ndarray:
+    """The whole image, uint8 RGB [height, width, 3], upright. Raises Rejected where `decode` would reject it."""
     with Room(max_pixels) as room:
-        try:
-            picture = _read(encoded, room, max_bytes, reduce=False)
-        except Rejected:
-            return None
+        picture = _read(encoded, room, max_bytes, reduce=False)
     return np.ascontiguousarray(upright(picture.pixels_HWC, picture.orientation))
 
 

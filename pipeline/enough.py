@@ -13,12 +13,11 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import UserError
+from pipeline.holdout import held_out
 from pipeline.inputs import Inputs
 from pipeline.retry import Replaced, told
 from pipeline.shards import ShardUnreadable
-from pipeline.truth import held_out
 
-NAMED = 3  # classes in a line
 READ, READ_BYTES = 2000, 2**28  # images at most, and of their shards, that are read to know exactly what is held out: seconds
 
 
@@ -59,17 +58,11 @@ def count_fitted(shards: pa.Table, inputs: Inputs, holdout: float) -> Counter[in
             with inputs.open(row["uri"], row["group"]) as (samples, _):
                 fitted.update(target_of[sample.key] for sample in samples if sample.key in target_of and not sample.error
                               and not held_out(hashlib.sha256(sample.encoded).hexdigest(), holdout))
-        except (ShardUnreadable, Replaced, OSError) as error:
+        except (ShardUnreadable, Replaced):
+            continue  # the readers tell it
+        except OSError as error:
             raise UserError(f"--input: {row['shard']}: {told(error)}.") from error
     return fitted
-
-
-def without_images(shards: pa.Table, classes: pa.Table) -> str:
-    """A line that names the classes of which there is no image, or ""."""
-    there = {target for targets in shards["targets"].to_pylist() for target in targets}
-    names = [repr(row["label"]) for row in classes.to_pylist() if row["label_id"] not in there]
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"no image is of {len(names):,} of the {len(classes):,} classes: {', '.join(names[:NAMED])}{more}\n" if names else ""
 
 
 def _size(shards: pa.Table) -> int:

@@ -1,12 +1,13 @@
 """One's own classes: a linear head fitted on the embeddings that the tables already hold.
 
-In: an output, the weights it was labelled with, and a table of `TRUTH`. Out: weights and classes that `jobs/label.py` takes.
+In: an output, the weights it was labelled with, and its truth. Out: weights and classes that `jobs/label.py` takes.
 No image is read. Which images are held out goes by their SHA-256, so copies of one are never on both sides.
 Not here: the layers below the head (`train.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +20,27 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from pipeline import weights
+from pipeline.class_ids import classes_of, targets
 from pipeline.config import UserError, canonical_uri, check_uri
+from pipeline.coverage import Coverage, cover, few, images_of
+from pipeline.holdout import held_out
 from pipeline.query import connect
 from pipeline.table import EMBEDDING
-from pipeline.truth import classes_of, held_out, targets
+from pipeline.truth import Truth
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the smaller, the smaller the head's weights
 CHOICE = 0.2  # of the images to fit, by which the strength is chosen
 MAX_ITERATIONS = 500
 
 _EMBEDDINGS = """
-SELECT embedding, sha256, value FROM labels JOIN truth USING (shard, key) WHERE error IS NULL ORDER BY shard, index"""
+SELECT embedding, sha256, value FROM labels JOIN truth USING (shard, key) WHERE error IS NULL AND NOT strange ORDER BY shard, index"""
 
 
 @dataclass
 class Head:
     """A linear head, and how good it is on the images that were held out; shares are of 1.
 
-    `chance`: what calling every image by the most frequent class would reach there.
+    `chance`: what calling every image by the most frequent class would reach there. `num_of_class`: images by class.
     """
 
     state: dict[str, Any]
@@ -46,29 +50,40 @@ class Head:
     top1: float
     chance: float
     strength: float
+    coverage: Coverage
+    num_of_class: dict[str, int]
 
 
-def fit(output: str, spec: str, truth: pa.Table, holdout: float) -> Head:
-    """Fit a head for the classes that `truth` names on the embeddings of an output; `spec` as `--weights` takes it.
+def fit(output: str, spec: str, read: Callable[[pa.Table], Truth], holdout: float) -> Head:
+    """Fit a head for the classes that a truth names on the embeddings of an output; `spec` as `--weights` takes it.
+
+    Args:
+        read: the truth, given the images that the tables have (`IMAGES`).
 
     Multinomial logistic regression on embeddings of mean 0 and variance 1, which are then folded into the head; its
     strength is that of `STRENGTHS` with the least loss on a part of the images that are not held out.
 
     Raises:
-        UserError: the output has no labels by these weights, no embeddings, or too few images with a truth.
+        NothingMatches: the truth is of none of the images.
+        UserError: the output has no labels by these weights, no embeddings, or too few images of a class.
     """
     check_uri("output", output)
     chosen = weights.identify(spec)
-    embedding_ND, sha256, values = _embeddings(canonical_uri(output), chosen.model_id, truth)
+    embedding_ND, sha256, values, coverage = _embeddings(canonical_uri(output), chosen.model_id, read)
     classes = classes_of(values)
     target_N = targets(values, classes)
+    num_of_class = dict(zip(classes["label"].to_pylist(), np.bincount(target_N, minlength=len(classes)).tolist(), strict=True))
     outside = np.array([held_out(one, holdout) for one in sha256])
     choosing = ~outside & np.array([held_out(one, CHOICE, salt=1) for one in sha256])
     parts = {"to fit": ~outside & ~choosing, "to choose by": choosing, "held out": outside}
+    to_fit_K = np.bincount(target_N[parts["to fit"]], minlength=len(classes))
+    if not to_fit_K.all():
+        short = [f"{name} ({num_of_class[name]:,} images)" for name, number in zip(num_of_class, to_fit_K, strict=True) if not number]
+        raise UserError(f"--truth: too few images of {few(short)}: none is left to fit, once {holdout:.0%} are held out and {CHOICE:.0%} of the rest "
+                        "chosen by; add images, leave the class out, or lower --holdout.")
     for name, part in parts.items():
-        if not part.any() or name == "to fit" and len(np.unique(target_N[part])) < len(classes):
-            raise UserError(f"--truth: of {len(values):,} images {part.sum():,} are {name}, which is too few for "
-                            f"{len(classes):,} classes: each needs some to fit.")
+        if not part.any():
+            raise UserError(f"--truth: of {len(values):,} images none are {name}, which is too few{'; raise --holdout' if part is outside else ''}.")
     losses = []
     for strength in STRENGTHS:
         weight_KD, bias_K = _regression(embedding_ND[parts["to fit"]], target_N[parts["to fit"]], strength)
@@ -81,20 +96,19 @@ def fit(output: str, spec: str, truth: pa.Table, holdout: float) -> Head:
     right_N = (embedding_ND[outside] @ weight_KD.T + bias_K).argmax(1) == target_N[outside]
     frequent = np.bincount(target_N[~outside]).argmax()
     return Head(state, classes, int((~outside).sum()), len(right_N), float(right_N.mean()),
-                float((target_N[outside] == frequent).mean()), strength)
+                float((target_N[outside] == frequent).mean()), strength, coverage, num_of_class)
 
 
-def _embeddings(output: str, model_id: str, truth: pa.Table) -> tuple[np.ndarray, list[str], list[str]]:
+def _embeddings(output: str, model_id: str, read: Callable[[pa.Table], Truth]) -> tuple[np.ndarray, list[str], list[str], Coverage]:
     """Embeddings float32 [N, 1536], digests and truths of the images that have both, in order of the tables."""
     connection = connect(output, model_id)
     if "embedding" not in connection.sql("SELECT * FROM labels LIMIT 0").columns:
         raise UserError(f"--output {output} has no embeddings: label it without --output-embeddings false.")
-    connection.register("truth", truth)
+    images = images_of(connection)
+    _, coverage = cover(connection, read(images), output, images)
     table = connection.sql(_EMBEDDINGS).to_arrow_table()
     flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if len(table) == 0:
-        raise UserError(f"--truth: none of its {len(truth):,} images has a row in --output {output}.")
-    return flat.astype(np.float32).reshape(-1, EMBEDDING), table["sha256"].to_pylist(), table["value"].to_pylist()
+    return flat.astype(np.float32).reshape(-1, EMBEDDING), table["sha256"].to_pylist(), table["value"].to_pylist(), coverage
 
 
 def _regression(embedding_ND: np.ndarray, target_N: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:

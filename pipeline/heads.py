@@ -12,10 +12,10 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipeline import storage, weights
+from pipeline.class_ids import BACKGROUND
 from pipeline.classes import MAX_CLASSES, load_classes
 from pipeline.config import UserError
 from pipeline.saved import CLASSES
-from pipeline.truth import BACKGROUND
 from pipeline.weights import Weights
 
 IMAGENET = 1000  # classes of `pretrained` and `seed:N`

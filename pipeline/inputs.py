@@ -23,7 +23,8 @@ from pipeline.listing import FILES, LOOP, MISSING, REFUSED, list_input
 from pipeline.manifest import read_manifest
 from pipeline.parquet_shards import check_columns, read_keys, read_rows
 from pipeline.retry import is_transient, told
-from pipeline.shards import SHARD_NAME, Sample, ShardUnreadable, read_samples
+from pipeline.shards import SHARD_NAME, Said, Sample, ShardUnreadable, read_said, read_samples
+from pipeline.spelling import name_folder
 from pipeline.storage import File, child, exists, is_web, join, open_read
 from pipeline.stream import open_random, open_stream
 from pipeline.uris import is_within
@@ -94,31 +95,29 @@ class Inputs:
                 yield self._by_folder(read_samples(file, self.max_image_bytes, self.max_shard_images,
                                                    name if where == "member" else None, self.image_member, left_out)), version
 
-    def read_truths(self, uri: str, group: dict[str, Any] | None = None) -> Iterator[tuple[str, str | None]]:
-        """The key and the truth of each sample. No image is read for it that could be passed over: of a tar all bytes come along.
+    def read_truths(self, uri: str, group: dict[str, Any] | None = None) -> list[Said]:
+        """What is said of each image, and of keys that have none. No image is read that could be passed over: of a tar all bytes come along.
 
         Raises: as `open`.
         """
         where, _, name = (self.truth or "").partition(":")
-        if group is not None and where == "folder":
-            yield from ((str(member["path"]), folder_of(str(member["path"]))) for member in group["members"])
-        elif group is None and uri.lower().endswith(".parquet") and where in ("folder", "column"):
+        if group is not None and where in ("folder", ""):
+            said = [Said(str(member["path"]), None) for member in group["members"]]
+        elif group is None and uri.lower().endswith(".parquet") and where in ("folder", "column", ""):
             with open_random(uri) as (file, _):
-                for key, truth in read_keys(file, self.image_column, self.key_column, name if where == "column" else None):
-                    yield key, truth if where == "column" else folder_of(key)
+                said = list(read_keys(file, self.image_column, self.key_column, name if where == "column" else None))
+        elif group is None and where in ("folder", "member", "") and not uri.lower().endswith(".parquet"):
+            with open_stream(uri) as (file, _):
+                said = list(read_said(file, name if where == "member" else None, self.image_member))
         else:
             with replace(self, max_image_bytes=0).open(uri, group) as (samples, _):
-                yield from ((sample.key, sample.truth) for sample in samples)
+                said = [Said(sample.key, sample.truth) for sample in samples]
+        return [one._replace(truth=name_folder(one.key)) for one in said] if where == "folder" else said
 
     def _by_folder(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         if self.truth != "folder":
             return samples
-        return (replace(sample, truth=folder_of(sample.key)) for sample in samples)
-
-
-def folder_of(key: str) -> str | None:
-    """The name of the folder that an image is in, by its key: `cats` of `train/cats/1`; None if it is in none."""
-    return key.rpartition("/")[0].rpartition("/")[2] or None
+        return (replace(sample, truth=name_folder(sample.key)) for sample in samples)
 
 
 def add_flags(parser: Any, default: str = "as the newest run over --output had them") -> None:

@@ -20,7 +20,8 @@ import pyarrow.types as is_type
 from pipeline.compression import HEAD_BYTES
 from pipeline.contents import name_contents
 from pipeline.retry import is_transient, told
-from pipeline.shards import Sample, ShardUnreadable
+from pipeline.shards import Said, Sample, ShardUnreadable
+from pipeline.spelling import name_number, read_name, spell
 from pipeline.uris import printable
 
 ROWS_AT_ONCE = 16
@@ -63,6 +64,10 @@ def _holds_images(kind: pa.DataType) -> bool:
         return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
     if is_type.is_dictionary(kind):
         return _holds_images(kind.value_type)
+    return _holds_bytes(kind)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(is_type.is_binary(kind) or is_type.is_large_binary(kind) or is_type.is_binary_view(kind)
                 or is_type.is_fixed_size_binary(kind))
 
@@ -96,12 +101,12 @@ def read_rows(file: Any, image_column: str | None, key_column: str | None, max_b
                 name = name if name is not None else path if path is not None else index
                 large = encoded is not None and len(encoded) > max_bytes
                 yield Sample(index, _text(name), b"" if large or encoded is None else encoded,
-                             "too_large" if large else "empty" if encoded is None else None, truth)
+                             "too_large" if large else "empty" if encoded is None else None, truth[0])
                 index += 1
 
 
 def read_keys(file: Any, image_column: str | None, key_column: str | None,
-              truth_column: str | None = None) -> Iterator[tuple[str, str | None]]:
+              truth_column: str | None = None) -> Iterator[Said]:
     """The key and the truth of each row, as `read_rows` gives them; the images are not read.
 
     Raises: as `read_rows`.
@@ -113,24 +118,35 @@ def read_keys(file: Any, image_column: str | None, key_column: str | None,
         path = f"{image}.path" if key is None and is_type.is_struct(kind) and kind.get_field_index("path") >= 0 else None
         columns = [name for name in (key, path, truth_column) if name is not None]
         if not columns:
-            yield from ((str(index), None) for index in range(parquet.metadata.num_rows))
+            yield from (Said(str(index), None) for index in range(parquet.metadata.num_rows))
             return
         index = 0
         for batch, names, truths in _batches(parquet, columns, key, truth_column):
             paths = [held and held["path"] for held in batch[image].to_pylist()] if path else [None] * batch.num_rows
             for name, of_image, truth in zip(names, paths, truths, strict=True):
-                yield _text(name if name is not None else of_image if of_image is not None else index), truth
+                yield Said(_text(name if name is not None else of_image if of_image is not None else index), *truth)
                 index += 1
 
 
 def _batches(parquet: pq.ParquetFile, columns: list[str], key: str | None, truth_column: str | None) -> Iterator[
-        tuple[pa.RecordBatch, list[Any], list[str | None]]]:
-    """Some rows at a time, their keys, and their truths as text."""
+        tuple[pa.RecordBatch, list[Any], list[tuple[str | None, bool]]]]:
+    """Some rows at a time, their keys, and their truths: as text, and whether the column's own list of classes has no such one."""
     classes = _class_names(parquet.schema_arrow, truth_column) if truth_column else []
     for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
         keys = batch[key].to_pylist() if key else [None] * batch.num_rows
         said = batch[truth_column].to_pylist() if truth_column else [None] * batch.num_rows
-        yield batch, keys, [None if one is None else classes[one] if classes else _text(one) for one in said]
+        yield batch, keys, [_truth(one, classes) for one in said]
+
+
+def _truth(value: Any, classes: list[str]) -> tuple[str | None, bool]:
+    """A cell as the name of a class; None: it names none. And whether it is a number that no class has."""
+    if value is None or isinstance(value, str | bytes):
+        return (None if value is None else read_name(_text(value))), False
+    name = name_number(value)
+    number = name is not None and name.isdecimal()
+    if name is not None and number and classes and int(name) < len(classes):
+        return spell(classes[int(name)]) or None, False
+    return name, name is not None and (not number or bool(classes))
 
 
 @contextmanager
@@ -161,10 +177,24 @@ def _text(value: Any) -> str:
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The names of `datasets.ClassLabel`'s numbers, as its writer notes them; none if it did not."""
+    """The names of `datasets.ClassLabel`'s numbers, as its writer notes them; none if it did not.
+
+    Raises:
+        ShardUnreadable: there is no such column, or it holds neither text nor numbers.
+    """
     if column not in schema.names:
         raise ShardUnreadable(f"no column {column!r}; it has {', '.join(schema.names)}")
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = noted.get("info", {}).get("features", {}).get(column, {})
-    names: list[str] = feature.get("names", []) if feature.get("_type") == "ClassLabel" else []
-    return names
+    kind = schema.field(column).type
+    while is_type.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (is_type.is_string, is_type.is_large_string, is_type.is_string_view, _holds_bytes, is_type.is_integer, is_type.is_floating,
+             is_type.is_decimal, is_type.is_null)
+    if not any(test(kind) for test in tests):
+        raise ShardUnreadable(f"column {column!r} holds {_type_name(kind)}, which names no class; it takes text or numbers")
+    try:
+        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = noted["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else []
+    except (ValueError, KeyError, TypeError):  # not noted, or by another tool
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []

@@ -13,11 +13,12 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from pipeline.compression import Undecodable, packing_of, unpacked
 from pipeline.contents import name_contents
 from pipeline.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
+from pipeline.spelling import read_name
 from pipeline.tar_headers import BLOCK_BYTES, explain_end, is_header, open_tar
 from pipeline.uris import printable
 
@@ -46,8 +47,34 @@ class Sample:
     truth: str | None = None
 
 
+class Said(NamedTuple):
+    """What an input says of an image, or of a key that has none. `strange`: its own list of classes has no such one."""
+
+    key: str
+    truth: str | None
+    strange: bool = False
+    is_image: bool = True
+
+
+def read_said(file: IO[bytes], suffix: str | None, image_suffix: str | None = None) -> Iterator[Said]:
+    """What the members of a tar shard say of its images, once all are read. A text may lie apart from its image: the key counts.
+
+    Raises: as `read_samples`.
+    """
+    apart: list[tuple[str, str]] = []
+    samples = list(read_samples(file, 0, truth_suffix=suffix, image_suffix=image_suffix, apart=apart))
+    of_key = dict(apart)
+    for sample in samples:
+        yield Said(sample.key, sample.truth or of_key.get(sample.key))
+    beside = {sample.key: sample.truth for sample in samples}
+    for key, truth in apart:
+        if key not in beside or truth != (beside[key] or of_key[key]):  # it is of no image, or says another thing of one
+            yield Said(key, truth, is_image=False)
+
+
 def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None,
-                 truth_suffix: str | None = None, image_suffix: str | None = None, left_out: LeftOut | None = None) -> Iterator[Sample]:
+                 truth_suffix: str | None = None, image_suffix: str | None = None, left_out: LeftOut | None = None,
+                 apart: list[tuple[str, str]] | None = None) -> Iterator[Sample]:
     """Stream the samples of a tar shard.
 
     Args:
@@ -57,6 +84,7 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
         truth_suffix: what follows the key's dot in the name of the member with the truth: `txt`, `cls`.
         image_suffix: the same of the image that counts, where a key has several: `jpg`, `rgb.png`; None: the first.
         left_out: counts the members that give no sample and belong to none.
+        apart: takes key and text of members with a truth that lie beside no image.
 
     Raises:
         ShardUnreadable: not a tar, cut, or damaged: also where Python's tarfile would end in silence; or too many samples.
@@ -66,8 +94,8 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
         stream, head = _tar_of(file)
         with open_tar(stream, head) as tar:
             try:
-                for sample in _samples(tar, max_bytes, truth_suffix, image_suffix and image_suffix.lower().lstrip("."),
-                                       LeftOut() if left_out is None else left_out):
+                for sample in _samples(tar, max_bytes, truth_suffix and truth_suffix.lower(), image_suffix and image_suffix.lower().lstrip("."),
+                                       LeftOut() if left_out is None else left_out, [] if apart is None else apart):
                     if sample.index == max_samples:
                         raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise "
                                               "--max-shard-images")
@@ -112,7 +140,7 @@ def _why_no_tar(head: bytes, packing: str | None) -> str:
 
 
 def _samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None, image_suffix: str | None,
-             left_out: LeftOut) -> Iterator[Sample]:
+             left_out: LeftOut, apart: list[tuple[str, str]]) -> Iterator[Sample]:
     index, previous, image, truth = 0, None, None, None
     others: list[str] = []  # members of the key that are no images
     while (member := tar.next()) is not None:
@@ -128,6 +156,8 @@ def _samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None, ima
             if image is not None:
                 yield Sample(index, printable(str(previous)), *image, truth)
                 index += 1
+            elif truth is not None:
+                apart.append((printable(str(previous)), truth))
             _count(others, image is not None, left_out)
             previous, image, truth, others = key, None, None, []
         suffix = member.name[len(key) + 1:].lower()
@@ -142,6 +172,8 @@ def _samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None, ima
             others.append(member.name)
     if image is not None:
         yield Sample(index, printable(str(previous)), *image, truth)
+    elif truth is not None:
+        apart.append((printable(str(previous)), truth))
     _count(others, image is not None, left_out)
 
 
@@ -157,7 +189,7 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
     if member.size > TRUTH_BYTES:
         raise ShardUnreadable(f"{member.name!r} has {member.size:,} bytes: too many for the name of a class")
     content, error = _content(tar, member, TRUTH_BYTES)
-    return None if error else content.decode("utf-8", "backslashreplace").strip() or None
+    return None if error else read_name(content.decode("utf-8", "backslashreplace"))
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> tuple[bytes, str | None]:

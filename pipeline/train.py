@@ -7,17 +7,16 @@ Not here: the folder's lease (`training.py`), the loop of a worker (`trainer.py`
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, TextIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs
 import ray
 import ray.data
@@ -30,16 +29,19 @@ from pipeline import storage, truth
 from pipeline.claim import check_claim, claim
 from pipeline.config import UserError
 from pipeline.connect import connect
-from pipeline.crops import SHARDS, Crops
-from pipeline.enough import check_enough, without_images
+from pipeline.coverage import describe_classes, notes_on
+from pipeline.crops import Crops
+from pipeline.enough import check_enough
 from pipeline.final import Ending
 from pipeline.heads import choose_head
+from pipeline.labelled_shards import ShownOnce, name_empty, read_labelled
 from pipeline.labeller import resolve_device
 from pipeline.recipe import Recipe, check_workers
 from pipeline.splits import Splits
 from pipeline.trained import training_precision
 from pipeline.trainer import Job, work
-from pipeline.training import Examples, Watch
+from pipeline.training import Watch
+from pipeline.truth import Examples, Spread
 from pipeline.watch import fit
 from pipeline.weights import Weights
 
@@ -52,19 +54,13 @@ def train_on_ray(examples: Examples, validation: Examples | None, holdout: float
                  given: pa.Table | None, folder: str, num_workers: int | None, stream: TextIO, watch: Watch) -> dict[str, float]:
     """`training.train`, under the lease; `given`: the classes, if not those that the truth names."""
     recipe = replace(recipe, precision=training_precision(recipe.precision, resolve_device("auto")))
-    in_tars = _check_kind(examples)
+    spread = partial(_on_cluster, stream, watch)
+    labelled = read_labelled(examples, given, spread)
+    judging = labelled
     if validation is not None:
         with _of_validation():
-            in_tars |= _check_kind(validation)
-    if in_tars:  # the cluster reads the truth
-        connect(stream, watch.stop)
-    known = _truth_of(examples)
-    classes = truth.classes_of(known["value"].to_pylist()) if given is None else given
-    train_shards = _shards(examples, known, classes)
-    valid_shards = train_shards
-    if validation is not None:
-        with _of_validation():
-            valid_shards = _shards(validation, _truth_of(validation), classes)
+            judging = read_labelled(validation, labelled.classes, spread)
+    classes, train_shards = labelled.classes, labelled.shards
     share = 0 if validation is not None else holdout
     check_enough(train_shards, examples.inputs, share, recipe.batch_size, classes)
     head = choose_head(start, classes) if start else None
@@ -74,7 +70,8 @@ def train_on_ray(examples: Examples, validation: Examples | None, holdout: float
     watch.look()
     num_images = sum(map(len, train_shards["keys"].to_pylist()))
     stream.write(f"{num_images:,} images of {len(classes):,} classes in {len(train_shards):,} shards\n")
-    stream.write(without_images(train_shards, classes))
+    stream.write(f"classes {describe_classes(labelled.num_of_class)}\n")
+    stream.writelines(f"note: {sentence}\n" for sentence in [*notes_on(labelled.num_of_class, examples.where), *name_empty(labelled.num_of_class)])
     if head:
         stream.write(f"the head of --weights is {head.why}\n")
     connect(stream, watch.stop)
@@ -85,7 +82,7 @@ def train_on_ray(examples: Examples, validation: Examples | None, holdout: float
     lines = Queue(actor_options={"num_cpus": 0})
     datasets: dict[str, Any] = {side: _dataset(shards, Crops(which.inputs, recipe.image_size, side, share, recipe.augment and side == "train",
                                              1 if gpus else max(1, int(cpus) // 2), lines), 1 if gpus else READER_CPUS, recipe)
-                for side, shards, which in (("train", train_shards, examples), ("valid", valid_shards, validation or examples))}
+                for side, shards, which in (("train", train_shards, examples), ("valid", judging.shards, validation or examples))}
     of_worker = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": max(0.1, cpus / 2 / num_workers)}
     threads = 1 if gpus else max(1, int(cpus) // num_workers)
     trainer = TorchTrainer(
@@ -95,7 +92,7 @@ def train_on_ray(examples: Examples, validation: Examples | None, holdout: float
         run_config=ray.train.RunConfig(
             name="state", **_place(folder), failure_config=ray.train.FailureConfig(max_failures=FAILURES), callbacks=[Ending()],  # type: ignore[list-item]  # of the older Ray Train
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=STATES_KEPT)))
-    return fit(trainer, lines, stream, watch)
+    return fit(trainer, lines, stream, watch, ShownOnce(labelled, stream, 1 if validation is not None else 2))
 
 
 @contextmanager
@@ -108,71 +105,36 @@ def _of_validation() -> Iterator[None]:
         raise UserError(said) from error
 
 
-def _check_kind(examples: Examples) -> bool:
-    """Whether the truth is in tars. Raises UserError if the first shard is none: Ray is not started for it."""
-    if not examples.where.startswith("member:"):
-        return False
-    shard, uri, group = next(truth.shards(examples.uri, examples.format))
-    if group or uri.lower().endswith(".parquet"):
-        raise UserError(f"--truth {examples.where} is for tar shards, and {shard} of {examples.uri} is none.")
-    return True
-
-
-def _start_ray() -> None:
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-
-
-def _truth_of(examples: Examples) -> pa.Table:
-    """The truth; where it is inside of tars, all their bytes are read for it, and that the cluster does."""
-    if not examples.where.startswith("member:"):
-        return truth.read(examples.where, examples.uri, examples.inputs, examples.format)
-    _start_ray()
-    return truth.read(examples.where, examples.uri, examples.inputs, examples.format, _on_cluster)
-
-
-def _on_cluster(work: Callable[[Any], pa.Table], items: Iterable[Any]) -> Iterator[pa.Table]:
-    """The results of a function over items, in order; each call is a task of the cluster, so no bytes of a shard come here."""
+def _on_cluster(stream: TextIO, watch: Watch) -> Spread:
+    """What reads shards on the cluster: each is a task, so no bytes of them come here."""
+    connect(stream, watch.stop)
     task = ray.remote(num_cpus=1)(work_on).options(max_retries=3)
     at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    coming: deque[Any] = deque()
-    shipped = ray.put(work)
-    for item in items:
-        coming.append(task.remote(shipped, item))
-        if len(coming) == at_once:
+
+    def spread(work: Callable[[Any], truth.Shard], items: Iterable[Any]) -> Iterator[truth.Shard]:
+        coming: deque[Any] = deque()
+        shipped = ray.put(work)
+        for item in items:
+            coming.append(task.remote(shipped, item))
+            if len(coming) == at_once:
+                yield _result(coming.popleft())
+        while coming:
             yield _result(coming.popleft())
-    while coming:
-        yield _result(coming.popleft())
+
+    return spread
 
 
-def work_on(work: Callable[[Any], pa.Table], item: Any) -> pa.Table:
+def work_on(work: Callable[[Any], truth.Shard], item: Any) -> truth.Shard:
     """A task of `_on_cluster`."""
     return work(item)
 
 
-def _result(reference: Any) -> pa.Table:
+def _result(reference: Any) -> truth.Shard:
     try:
-        return ray.get(reference)
+        read: truth.Shard = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error
-
-
-def _shards(examples: Examples, known: pa.Table, classes: pa.Table) -> pa.Table:
-    """The shards that have examples, as `crops.SHARDS`."""
-    values = known["value"].combine_chunks()
-    label_id = pa.array(truth.targets(values.to_pylist(), classes), pa.int32())
-    if pc.min(label_id).as_py() < 0:
-        label_id, _ = truth.resolve(values, classes)
-    foreign = pc.sum(pc.invert(pc.is_in(label_id, classes["label_id"].cast(pa.int32()).combine_chunks()))).as_py()
-    if foreign:
-        raise UserError(f"--truth {examples.where}: {foreign:,} images are of no class of the {len(classes):,}.")
-    table = pa.table({"shard": known["shard"], "keys": known["key"], "targets": label_id})
-    table = table.group_by("shard").aggregate([("keys", "list"), ("targets", "list")])
-    of = {row["shard"]: row for row in table.to_pylist()}
-    rows = [{"shard": shard, "uri": uri, "keys": of[shard]["keys_list"], "targets": of[shard]["targets_list"], "group": group}
-            for shard, uri, group in truth.shards(examples.uri, examples.format) if shard in of]
-    if not rows:
-        raise UserError(f"--truth {examples.where}: it is of no shard of {examples.uri}.")
-    return pa.Table.from_pylist(rows, schema=SHARDS)
+    return read
 
 
 def _dataset(shards: pa.Table, crops: Crops, num_cpus: float, recipe: Recipe) -> ray.data.Dataset:

@@ -16,21 +16,11 @@ from pipeline.claim import check_not_overwritten
 from pipeline.classes import load_classes
 from pipeline.config import canonical_uri, check_uri
 from pipeline.heads import check_number
-from pipeline.inputs import Inputs
 from pipeline.lease import Lease, held
 from pipeline.recipe import Recipe
 from pipeline.run import new_run_id
 from pipeline.stop import Stop
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Labelled shards: their URI, where their truth is, how they are read."""
-
-    uri: str
-    where: str
-    inputs: Inputs
-    format: str = "auto"
+from pipeline.truth import Examples
 
 
 @dataclass(frozen=True)

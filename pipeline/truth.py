@@ -1,7 +1,8 @@
 """What the images show in truth: a name, wnid or number of a class for each.
 
-In: a CSV, or the shards themselves: a text member beside each image, a column, the folders. Out: a table of `TRUTH`.
-Not here: comparing it with the labels (`evaluate.py`), and learning from it (`finetune.py`, `train.py`).
+In: a CSV, or the shards themselves: a text member beside each image, a column, the folders. Out: a `Truth`.
+Not here: which image each is of (`matching`), what is left out of it (`coverage`), comparing it with the labels (`evaluate`), and
+learning from it (`finetune`, `train`).
 """
 
 from __future__ import annotations
@@ -9,66 +10,126 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from pipeline import storage
-from pipeline.classes import MAX_CLASSES, SCHEMA, load_classes
 from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.inputs import NONE_FOUND, Inputs, find
+from pipeline.matching import IMAGES, SAID
 from pipeline.retry import Replaced, told
 from pipeline.shards import ShardUnreadable
+from pipeline.spelling import name_folder
+from pipeline.truth_csv import read_csv
 
-TRUTH = pa.schema([
-    ("shard", pa.string()),  # as in the labels table
-    ("key", pa.string()),
-    ("value", pa.string()),  # of the class: its wnid, label or label_id
-])
-IN_CSV = ("label_id", "wnid", "label")
-WHERE = re.compile(r"folder|member:[^:/]+|column:.+|.+\.csv", re.IGNORECASE | re.DOTALL)
-HELP = ("FILE.csv (columns shard, key, and label_id, wnid or label), folder (the name of the folder an image is in), "
-        "member:SUFFIX (of a tar, beside the image: member:cls) or column:NAME (of a Parquet file)")
+HELP = ("FILE.csv (columns shard and key, or file_name, path and the like; and label_id, wnid or label), folder (the name of the folder an "
+        "image is in), member:SUFFIX (of a tar, beside the image: member:cls) or column:NAME (of a Parquet file)")
 SHARDS_AT_ONCE = 4
-Spread = Callable[[Callable[[Any], pa.Table], Iterable[Any]], Iterable[pa.Table]]
-BACKGROUND = 1001  # classes: `weights.load` takes such a file for Google's, and drops the first
-LOOKED_AT = 20  # samples of the first shard, to find where the truth is
+LOOKED_AT = 20  # samples of a shard, and shards, to find where the truth is
 
 
-def read(where: str, input_uri: str | None, inputs: Inputs, format: str = "auto", spread: Spread | None = None) -> pa.Table:
-    """The truth as a table of `TRUTH`, of the images that have one.
+@dataclass(frozen=True)
+class Examples:
+    """Where a truth is: `where` as `HELP` says, in shards `uri` (not needed for a CSV), and how these are read."""
+
+    uri: str | None
+    where: str
+    inputs: Inputs
+    format: str = "auto"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """`said`: a table of `SAID`. `kind`: what its values are, where the place says so: `label_id`, `wnid` or `label`.
+
+    `images`: a table of `IMAGES`, of the shards that were read; None if none were. `failed`: why shards could not be read.
+    """
+
+    where: str
+    said: pa.Table
+    kind: str | None = None
+    images: pa.Table | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Listed(NamedTuple):
+    """A shard as it is listed: its path and URI, its bytes, and its row of `GROUPS` if it is one."""
+
+    path: str
+    uri: str
+    size: int
+    group: dict[str, Any] | None
+
+    @property
+    def is_tar(self) -> bool:
+        return self.group is None and not self.uri.lower().endswith(".parquet")
+
+
+class Shard(NamedTuple):
+    """What was read of one: its truths (`SAID`), its images (`IMAGES`), and why not more."""
+
+    said: pa.Table
+    images: pa.Table
+    failed: dict[str, str]
+
+
+Spread = Callable[[Callable[[Any], Shard], Iterable[Any]], Iterable[Shard]]
+
+
+def check_where(where: str, has_input: bool) -> None:
+    """Raise UserError unless a truth can be there."""
+    kind, colon, name = where.partition(":")
+    if where.lower().endswith(".csv") or where == "folder" or colon and kind == "column" and name or colon and kind == "member" and re.fullmatch(r"[^:/.][^:/]*", name):
+        pass
+    else:
+        hint = f"; write member:{name.lstrip('.')}, without the dot" if kind == "member" and name.startswith(".") and name.strip(".") else \
+            "; write it in small letters" if kind != kind.lower() and kind.lower() in ("folder", "member", "column") else ""
+        raise UserError(f"--truth {where}: it takes {HELP}{hint}.")
+    if kind in ("member", "column") and colon and not where.lower().endswith(".csv") and not has_input:
+        raise UserError(f"--truth {where}: it is in the shards, so name them with --input.")
+
+
+def read(examples: Examples, images: pa.Table | None = None, for_fit: bool = False, spread: Spread | None = None) -> Truth:
+    """The truth.
 
     Args:
-        where: one of `HELP`.
-        input_uri: the shards; a CSV does without.
-        inputs: how they are read; its `truth` does not count.
+        images: a table of `IMAGES`: those of the tables. `folder` is read from their keys, and no shard is opened.
+        for_fit: classes are made of it.
         spread: calls a function for each shard, and gives the results in order (default: some threads of this process).
 
     Raises:
-        UserError: there is none, it cannot be read, or it says two things of one image.
+        UserError: there is none, or it cannot be read.
     """
-    if not WHERE.fullmatch(where):
-        raise UserError(f"--truth {where}: it takes {HELP}.")
+    where = examples.where
+    check_where(where, examples.uri is not None or images is not None)
     if where.lower().endswith(".csv"):
-        truth = _read_csv(where)
-    elif input_uri is None:
-        raise UserError(f"--truth {where}: it is in the shards, so name them with --input.")
+        said, kind, column = read_csv(where, for_fit)
+        found = Truth(f"{where}, column {column}", said, kind)
+    elif where == "folder" and images is not None:
+        found = Truth(where, _by_folder(images))
     else:
-        truth = pa.concat_tables([TRUTH.empty_table(), *_read_shards(input_uri, replace(inputs, truth=where), format, spread)])
-    if not len(truth):
+        shards = list(_read_shards(examples, spread))
+        failed = {name: why for shard in shards for name, why in shard.failed.items()}
+        if failed and len(failed) == len(shards):
+            name, why = next(iter(failed.items()))
+            raise UserError(f"--input {examples.uri}: {name}: {why}{f'; nor can {len(failed) - 1:,} others be read' if len(failed) > 1 else ''}.")
+        found = Truth(where, pa.concat_tables([SAID.empty_table(), *(shard.said for shard in shards)]), None,
+                      pa.concat_tables([IMAGES.empty_table(), *(shard.images for shard in shards)]), failed)
+    if not len(found.said):
         raise UserError(f"--truth {where}: no image has any.")
-    said = truth.group_by(["shard", "key"]).aggregate([("value", "count_distinct")])
-    twice = said.filter(pc.greater(said["value_count_distinct"], 1))
-    if len(twice):
-        raise UserError(f"--truth {where}: it says two things of {twice['key'][0]} in {twice['shard'][0]}.")
-    return truth.group_by(["shard", "key"], use_threads=False).aggregate([("value", "first")]).rename_columns(TRUTH.names)
+    return found
+
+
+def read_images(examples: Examples, spread: Spread | None = None) -> Truth:
+    """The images of the shards, and which shards could not be read; it says nothing of what they show."""
+    shards = list(_read_shards(replace(examples, where=""), spread))
+    return Truth("", SAID.empty_table(), None, pa.concat_tables([IMAGES.empty_table(), *(shard.images for shard in shards)]),
+                 {name: why for shard in shards for name, why in shard.failed.items()})
 
 
 def look(input_uri: str, inputs: Inputs, format: str = "auto") -> str:
@@ -77,91 +138,34 @@ def look(input_uri: str, inputs: Inputs, format: str = "auto") -> str:
     Raises:
         UserError: none of these has any, or the input cannot be read.
     """
-    shard, uri, group = next(shards(input_uri, format))
-    kind = "images" if group else "parquet" if uri.lower().endswith(".parquet") else "tar"
-    places = {"images": [], "parquet": ["column:label"], "tar": ["member:cls", "member:txt"]}[kind] + ["folder"]
-    for where in places:
+    readable, name, places = 0, "", ["folder"]
+    for name, uri, _, group in islice(shards(input_uri, format), LOOKED_AT):
+        kind = "images" if group else "parquet" if uri.lower().endswith(".parquet") else "tar"
+        places = {"images": [], "parquet": ["column:label"], "tar": ["member:cls", "member:txt"]}[kind] + ["folder"]
+        if group and any(name_folder(str(member["path"])) for member in group["members"]):
+            return "folder"
         try:
-            with replace(inputs, truth=where).open(uri, group) as (samples, _):
-                if any(sample.truth for sample in islice(samples, LOOKED_AT)):
+            for where in places if not group else []:
+                with replace(inputs, truth=where).open(uri, group) as (samples, _):
+                    if any(sample.truth for sample in islice(samples, LOOKED_AT)):
+                        return where
+            readable += 1
+            for where in places if kind == "tar" and readable == 1 else []:  # members that lie apart from their images
+                if any(one.truth for one in replace(inputs, truth=where).read_truths(uri, group)):
                     return where
-        except ShardUnreadable:
-            continue
+        except ShardUnreadable as error:
+            if kind == "parquet" and "no column" in str(error):
+                places, readable = ["folder"], readable + 1
+                with replace(inputs, truth="folder").open(uri, group) as (samples, _):
+                    if any(sample.truth for sample in islice(samples, LOOKED_AT)):
+                        return "folder"
         except (Replaced, OSError) as error:
             raise storage.explain("input", input_uri, error) from error
-    raise UserError(f"--input {input_uri}: {shard} has no truth in {' or '.join(places)}; say where it is with --truth.")
+    raise UserError(f"--input {input_uri}: {name} has no truth in {' or '.join(places)}; say where it is with --truth.")
 
 
-def resolve(values: pa.Array, classes: pa.Table) -> tuple[pa.Array, str]:
-    """The label_id of each value, and what the values are: `wnid`, `label` or `label_id`, whichever all of them are.
-
-    A label_id may be of no class: that is for the caller to judge.
-
-    Raises:
-        UserError: they are none of these; the message names one that is of no class.
-    """
-    distinct = values.unique()
-    for name in ("wnid", "label"):
-        known = classes[name].combine_chunks()
-        if pc.all(pc.is_in(distinct, known)).as_py():
-            if len(pc.unique(known)) < len(known):
-                raise UserError(f"--truth: it names classes by their {name}, and two have the same; use label_id.")
-            return classes["label_id"].cast(pa.int32()).take(pc.index_in(values, known)).combine_chunks(), name
-    if pc.all(pc.match_substring_regex(distinct, r"^-?\d{1,9}$")).as_py():
-        return values.cast(pa.int32()), "label_id"
-    either = pc.or_(pc.is_in(distinct, classes["wnid"].combine_chunks()), pc.is_in(distinct, classes["label"].combine_chunks()))
-    strange = distinct.filter(pc.invert(either))
-    example = (strange if len(strange) else distinct)[0].as_py()
-    raise UserError(f"--truth: {example!r} is no wnid, label or label_id of the model's {len(classes)} classes"
-                    f"{f', nor are {len(strange) - 1} others' if len(strange) > 1 else ''}.")
-
-
-def classes_of(values: list[str]) -> pa.Table:
-    """The classes that a truth names, as `classes.SCHEMA`: in order of their names, or of their numbers.
-
-    A wnid of ImageNet-1k keeps its label.
-
-    Raises:
-        UserError: fewer than two, or more than a label_id can count, or as many as weights cannot have.
-    """
-    names = sorted(set(values), key=(lambda name: (int(name), name)) if all(name.isdecimal() for name in values) else None)
-    if not 2 <= len(names) <= MAX_CLASSES or len(names) == BACKGROUND:
-        why = "such a file is taken for Google's 1001, whose first is dropped" if len(names) == BACKGROUND else \
-            f"a network has 2 to {MAX_CLASSES:,}"
-        raise UserError(f"--truth: it names {len(names):,} classes, and {why}.")
-    known = {row["wnid"]: row["label"] for row in load_classes().to_pylist()}
-    return pa.table([range(len(names)), [name if name in known else None for name in names],
-                     [known.get(name, name) for name in names]], schema=SCHEMA)
-
-
-def targets(values: list[str], classes: pa.Table) -> np.ndarray:
-    """The label_id of each value, int64 [N]; -1 for what is no class."""
-    by_name = {row[name]: row["label_id"] for name in ("label", "wnid") for row in classes.to_pylist() if row[name]}
-    return np.array([by_name.get(value, -1) for value in values], np.int64)
-
-
-def margin(share: float, number: int) -> float:
-    """Half the width of the 95 % interval of a share that was found in `number` images, by the normal approximation."""
-    return 1.96 * sqrt(share * (1 - share) / number) if number else 0.0
-
-
-def interval(share: float, number: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was found in `number` images, by Wilson's formula; of none, from 0 to 1."""
-    if not number:
-        return 0.0, 1.0
-    z = 1.96
-    centre, spread = share + z**2 / (2 * number), z * sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
-    whole = 1 + z**2 / number
-    return max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole)
-
-
-def held_out(sha256: str, share: float, salt: int = 0) -> bool:
-    """Whether an image is held out: of all digests a share is, always the same ones, so copies stay together."""
-    return int(sha256[8 * salt:8 * salt + 8], 16) < share * 2**32
-
-
-def shards(input_uri: str, format: str) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
-    """Path, URI and group (if it is one) of each shard.
+def shards(input_uri: str, format: str) -> Iterator[Listed]:
+    """The shards of an input.
 
     Raises:
         UserError: there are none, or they cannot be listed.
@@ -177,42 +181,34 @@ def shards(input_uri: str, format: str) -> Iterator[tuple[str, str, dict[str, An
     if not len(found):
         raise UserError(f"--input {input_uri} {NONE_FOUND}.")
     for listed in found.to_pylist():
-        yield listed["path"], storage.child(input_uri, listed["path"]), listed if "members" in listed else None
+        yield Listed(listed["path"], storage.child(input_uri, listed["path"]), listed["size"], listed if "members" in listed else None)
 
 
-def _read_csv(uri: str) -> pa.Table:
-    check_uri("truth", uri)
-    try:
-        data = storage.read_bytes(uri)
-    except Exception as error:  # each store has its own exceptions
-        raise storage.explain("truth", uri, error) from error
-    try:
-        names = pyarrow.csv.read_csv(pa.BufferReader(data)).column_names
-        table = pyarrow.csv.read_csv(pa.BufferReader(data), convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False))
-    except pa.ArrowInvalid as error:
-        raise UserError(f"--truth {uri}: not a CSV that can be read: {' '.join(str(error).split())}.") from error
-    value = next((name for name in IN_CSV if name in names), None)
-    if value is None or not {"shard", "key"} <= {*names}:
-        raise UserError(f"--truth {uri}: it needs columns shard, key, and label_id, wnid or label; "
-                        f"it has {', '.join(names)}.")
-    return table.select(["shard", "key", value]).rename_columns(TRUTH.names).filter(pc.not_equal(table[value], ""))
+def _by_folder(images: pa.Table) -> pa.Table:
+    keys = images["key"].combine_chunks()
+    folders = pc.replace_substring_regex(keys, r"(?s)[^/\\]*$", "").dictionary_encode()  # each folder is looked at once
+    names = pa.array([name_folder(folder) for folder in folders.dictionary.to_pylist()], pa.string()).take(folders.indices)
+    table = pa.table([images["shard"], keys, names, pa.repeat(False, len(images)), pa.nulls(len(images), pa.int64())], schema=SAID)
+    return table.filter(pc.is_valid(table["value"]))
 
 
-def _read_shards(input_uri: str, inputs: Inputs, format: str, spread: Spread | None) -> Iterator[pa.Table]:
-    work = partial(_read_shard, input_uri, inputs)
+def _read_shards(examples: Examples, spread: Spread | None) -> Iterator[Shard]:
+    work = partial(_read_shard, replace(examples.inputs, truth=examples.where or None))
+    listed = shards(str(examples.uri), examples.format)
     if spread is not None:
-        yield from spread(work, shards(input_uri, format))
+        yield from spread(work, listed)
         return
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-        yield from pool.map(work, shards(input_uri, format))
+        yield from pool.map(work, listed)
 
 
-def _read_shard(input_uri: str, inputs: Inputs, listed: tuple[str, str, dict[str, Any] | None]) -> pa.Table:
-    """The truths of one shard, as `TRUTH`."""
-    shard, uri, group = listed
+def _read_shard(inputs: Inputs, listed: Listed) -> Shard:
+    """One shard. What cannot be read to its end says nothing."""
+    shard = listed.path
     try:
-        said = [(key, truth) for key, truth in inputs.read_truths(uri, group) if truth]
+        found = inputs.read_truths(listed.uri, listed.group)
     except (ShardUnreadable, Replaced, OSError) as error:
-        raise UserError(f"--input {input_uri}: {shard}: {told(error)}.") from error
-    return pa.table([[shard] * len(said), [key for key, _ in said], [value for _, value in said]], schema=TRUTH)
+        return Shard(SAID.empty_table(), IMAGES.empty_table(), {shard: told(error)})
+    said = [{"shard": shard, "name": one.key, "value": one.truth, "strange": one.strange} for one in found if one.truth]
+    keys = [one.key for one in found if one.is_image]
+    return Shard(pa.Table.from_pylist(said, schema=SAID), pa.table([[shard] * len(keys), keys], schema=IMAGES), {})

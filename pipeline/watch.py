@@ -16,6 +16,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
 from pipeline.config import UserError
+from pipeline.crops import Seen
+from pipeline.labelled_shards import ShownOnce
 from pipeline.retry import told
 from pipeline.training import Watch
 
@@ -23,9 +25,9 @@ LOOK_S = 0.2  # whether training is over, or shall be
 TOLD_S = 2.0  # for the last lines to be shown
 
 
-def fit(trainer: TorchTrainer, lines: Queue, stream: TextIO, watch: Watch) -> dict[str, float]:
-    """The figures of the last epoch. Ray is left if training ends before: nobody writes to the folder any more."""
-    shown = threading.Thread(target=_show, args=(lines, stream), daemon=True)
+def fit(trainer: TorchTrainer, lines: Queue, stream: TextIO, watch: Watch, covered: ShownOnce) -> dict[str, float]:
+    """The figures of the last epoch; `covered` is told what the readers see. Ray is left if training ends before: nobody writes to the folder any more."""
+    shown = threading.Thread(target=_show, args=(lines, stream, covered), daemon=True)
     shown.start()
     ended: Future[dict[str, float]] = Future()
 
@@ -58,10 +60,13 @@ def _end(lines: Queue, shown: threading.Thread) -> None:
     shown.join(TOLD_S)
 
 
-def _show(lines: Queue, stream: TextIO) -> None:
-    """Print what workers and readers tell, each line once, until None comes."""
+def _show(lines: Queue, stream: TextIO, covered: ShownOnce) -> None:
+    """Print what workers tell, each line once, and what readers have seen, until None comes."""
     said = set()
     while (line := lines.get()) is not None:
-        if line not in said:
+        if isinstance(line, Seen):
+            covered.add(line)
+        elif line not in said:
             said.add(line)
             print(line, file=stream, flush=True)
+    covered.show()

@@ -14,10 +14,11 @@ from pipeline.config import Config, UserError
 from pipeline.counts import Counts
 from pipeline.evaluate import evaluate
 from pipeline.inputs import Inputs
+from pipeline.matching import SAID
 from pipeline.query import connect
 from pipeline.sink import Sink, Source
 from pipeline.tally import Summary
-from pipeline.truth import TRUTH
+from pipeline.truth import Truth
 from pipeline.verify import verify
 from tests.test_run import NOW
 from tests.test_shards import make_tar
@@ -88,7 +89,7 @@ def test_a_damaged_file_stops_no_night(made, tmp_path, kind, damage):
     proof = verify(config.input, config.output, None, Inputs(None, None, 10**6, None))
     assert proof.num_rows == (0 if kind == "table" else 4) and any("unreadable" in one for one in proof.problems) == (kind == "table")
     for read in (lambda: connect(config.output).sql("SELECT count(*) FROM labels").fetchall(),
-                 lambda: evaluate(config.output, model, pa.table([[SHARD], ["0"], ["0"]], schema=TRUTH))):
+                 lambda: evaluate(config.output, model, lambda _: Truth("t", pa.table([[None], ["k0"], ["0"], [False], [None]], schema=SAID)))):
         try:
             read()
         except UserError as error:

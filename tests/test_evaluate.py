@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +15,13 @@ from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 from pipeline import ledger, truth
 from pipeline.classes import SCHEMA, load_classes
 from pipeline.config import Config, UserError
+from pipeline.coverage import NothingMatches, notes_on
 from pipeline.evaluate import BINS, evaluate, save
+from pipeline.holdout import interval
 from pipeline.inputs import Inputs
+from pipeline.matching import IMAGES, SAID
 from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
-from pipeline.truth import TRUTH
+from pipeline.truth import Examples, Truth
 from tests.test_shards import make_tar
 
 MODEL = "inception_v4-00000000"
@@ -28,7 +33,7 @@ def tables(folder, prob_NC, classes=FOUR, errors=None, model=MODEL, embedding=No
     """An output whose images have these probabilities, keys k0, k1, … in one shard."""
     count, k = len(prob_NC), min(5, len(classes))
     samples = pa.table([["a.tar"] * count, range(count), [f"k{n}" for n in range(count)], [9] * count, [9] * count,
-                        digests or ["0" * 64] * count, errors or [None] * count], schema=SAMPLES)
+                        digests or [f"{n:064}" for n in range(count)], errors or [None] * count], schema=SAMPLES)
     label_id = np.argsort(-prob_NC, axis=1, kind="stable")[:, :k]
     prob = np.take_along_axis(prob_NC, label_id, 1).astype(np.float32)
     if embedding is None:
@@ -43,8 +48,11 @@ def tables(folder, prob_NC, classes=FOUR, errors=None, model=MODEL, embedding=No
     return str(folder)
 
 
-def said(values, shard="a.tar"):
-    return pa.table([[shard] * len(values), [f"k{n}" for n in range(len(values))], [str(v) for v in values]], schema=TRUTH)
+def said(values, shard="a.tar", kind=None, names=None):
+    """What reads a truth of the images k0, k1, …, as `evaluate` asks for it."""
+    rows = [{"shard": shard, "name": name, "value": str(value), "strange": False, "line": None}
+            for name, value in zip(names or [f"k{n}" for n in range(len(values))], values, strict=True)]
+    return lambda images: Truth("test", pa.Table.from_pylist(rows, schema=SAID), kind)
 
 
 def test_figures_by_hand(tmp_path):
@@ -53,7 +61,7 @@ def test_figures_by_hand(tmp_path):
                      [.7, .3, 0, 0], [.7, .3, 0, 0], [.7, .3, 0, 0]])
     output = tables(tmp_path, prob, errors=[None] * 7 + ["corrupt"])
     judged = evaluate(output, None, said(["cat", "cat", "dog", "dog", "cat", "dog", "newt", "cat"]))
-    assert (judged.num_images, judged.num_rejected, judged.num_unknown, judged.num_unlabelled) == (8, 1, 0, 0)
+    assert (judged.num_images, judged.num_rejected, judged.coverage.num_without, judged.coverage.num_unmatched) == (8, 1, 0, 0)
     assert (judged.top1, judged.top5, judged.truth_by) == (5 / 8, 7 / 8, "label")  # all four are in the top 5
     # two bins: 0.9 (4 images, all right), 0.7 (3 images, one right)
     assert judged.ece == pytest.approx(4 / 7 * 0.1 + 3 / 7 * abs(1 / 3 - 0.7), abs=1e-6)
@@ -107,7 +115,8 @@ def test_a_shift_by_one_is_named(tmp_path, shift, word):
 
 def test_label_ids_of_no_class_are_never_right(tmp_path):
     judged = evaluate(tables(tmp_path, np.eye(4)), None, said([0, 1, 2, 1000]))
-    assert (judged.top1, judged.foreign_ids, judged.truth_by) == (0.75, 1, "label_id")
+    assert (judged.top1, judged.num_foreign, judged.truth_by) == (0.75, 1, "label_id")
+    assert judged.by_class.to_pylist()[-1] == {"label_id": 1000, "wnid": None, "label": "1000", "images": 1, "top1": 0, "top5": 0}
 
 
 def test_numbers_are_names_where_all_classes_have_such_names(tmp_path):
@@ -116,15 +125,23 @@ def test_numbers_are_names_where_all_classes_have_such_names(tmp_path):
     assert (judged.top1, judged.truth_by) == (1, "label")
 
 
-def test_a_name_of_no_class_is_named(tmp_path):
-    with pytest.raises(UserError, match="'catt' is no wnid, label or label_id of the model's 4 classes, nor are 1 others"):
-        evaluate(tables(tmp_path, np.eye(4)), None, said(["cat", "catt", "ow", "newt"]))
+def test_a_name_of_no_class_is_wrong_and_named(tmp_path):
+    judged = evaluate(tables(tmp_path, np.eye(4)), None, said(["cat", "dog", "owl", "newtt"]))
+    assert (judged.top1, judged.num_foreign, judged.foreign_example) == (0.75, 1, "k3 in a.tar: newtt")
+    assert judged.by_class["label"].to_pylist() == ["cat", "dog", "owl", "newt", "newtt"]
+    assert judged.confusions.to_pylist() == [{"label_id": None, "label": "newtt", "said_id": 3, "said": "newt", "images": 1}]
+    with pytest.raises(UserError, match="'x' is no wnid, label or label_id of the model's 4 classes, nor are 1 others; they are 0 cat, 1 dog, 2 owl"):
+        evaluate(str(tmp_path), None, said(["x", "y"]))
 
 
 def test_unmatched_rows_and_truths_are_counted(tmp_path):
     output = tables(tmp_path, np.eye(4))
-    judged = evaluate(output, None, pa.concat_tables([said(["cat", "dog"]), said(["cat"], "b.tar")]))
-    assert (judged.num_images, judged.num_unknown, judged.num_unlabelled) == (2, 2, 1)
+    covered = evaluate(output, None, said(["cat", "dog", "cat"], names=["k0", "k1", "k9"])).coverage
+    assert (covered.num_with, covered.num_without, covered.num_unmatched) == (2, 2, 1)
+    assert covered.sentences() == ["4 images: 2 with a truth, 2 without (such as k2 in a.tar), 0 rejected",
+                                   "truths that have no image: 1 (such as k9 in a.tar: cat)"]
+    with pytest.raises(NothingMatches, match=r"none of its 1 truths is of an image: it names, say, x/y.jpg in b.tar: cat; --output .* k0 in a.tar"):
+        evaluate(output, None, said(["cat"], "b.tar", names=["x/y.jpg"]))
 
 
 def test_what_is_saved(tmp_path):
@@ -146,8 +163,12 @@ def test_truth_beside_the_images_of_a_tar(tmp_path, suffix, image_first):
     (tmp_path / "a.tar").write_bytes(make_tar(*members))
     where = truth.look(str(tmp_path), INPUTS)
     assert where == f"member:{suffix}"
-    assert truth.read(where, str(tmp_path), INPUTS).to_pylist() == [
-        {"shard": "a.tar", "key": "f/k0", "value": "cat"}, {"shard": "a.tar", "key": "f/k1", "value": "dog"}]
+    assert read(where, tmp_path) == [("a.tar", "f/k0", "cat"), ("a.tar", "f/k1", "dog")]
+
+
+def read(where, uri=None):
+    found = truth.read(Examples(None if uri is None else str(uri), str(where), INPUTS)).said
+    return [(row["shard"], row["name"], row["value"]) for row in found.to_pylist()]
 
 
 def test_truth_in_folders(tmp_path):
@@ -158,10 +179,8 @@ def test_truth_in_folders(tmp_path):
     (tmp_path / "tars/a.tar").write_bytes(make_tar(("x/cats/1.jpg", b"i"), ("x/dogs/1.jpg", b"i")))
     for folder, keys in (("in", ["cats/1.jpg", "dogs/1.jpg"]), ("tars", ["x/cats/1", "x/dogs/1"])):
         where = truth.look(str(tmp_path / folder), INPUTS)
-        found = truth.read(where, str(tmp_path / folder), INPUTS)
         assert where == "folder"
-        assert sorted(zip(found["key"].to_pylist(), found["value"].to_pylist(), strict=True)) == list(
-            zip(keys, ["cats", "dogs"], strict=True))
+        assert sorted((key, value) for _, key, value in read(where, tmp_path / folder)) == list(zip(keys, ["cats", "dogs"], strict=True))
 
 
 def test_truth_in_a_column(tmp_path):
@@ -170,34 +189,41 @@ def test_truth_in_a_column(tmp_path):
     table = pa.table({"image": [b"i"] * 3, "key": ["a", "b", "c"], "label": [1, 0, None]})
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(noted)}), tmp_path / "a.parquet")
     assert truth.look(str(tmp_path), INPUTS) == "column:label"
-    assert truth.read("column:label", str(tmp_path), INPUTS)["value"].to_pylist() == ["dog", "cat"]
+    assert [value for *_, value in read("column:label", tmp_path)] == ["dog", "cat"]
     pq.write_table(table, tmp_path / "a.parquet")
-    assert truth.read("column:label", str(tmp_path), INPUTS)["value"].to_pylist() == ["1", "0"]
+    assert [value for *_, value in read("column:label", tmp_path)] == ["1", "0"]
 
 
 @pytest.mark.parametrize(("csv", "message"), [
-    ("shard,name\na,b\n", "it needs columns shard, key, and label_id, wnid or label; it has shard, name"),
-    ("shard,key,label\na,b,cat\na,b,dog\n", "says two things of b in a"),
+    ("shard,name\na,b\n", "one that names the classes .label_id, wnid or label.; it has shard, name"),
     ("shard,key,label\n", "no image has any"),
-    ("", "not a CSV that can be read"),
+    ("", "it has no line"),
+    ("key,label_id\na,0\nb,NA\n", "line 3, column label_id: 'NA' is no number of a class"),
+    ('key,label\na,"cat\n', "line 3: not CSV|line 2: not CSV"),
     (None, "does not exist"),
 ])
 def test_a_csv_that_will_not_do(tmp_path, csv, message):
     if csv is not None:
         (tmp_path / "t.csv").write_text(csv)
     with pytest.raises(UserError, match=message):
-        truth.read(str(tmp_path / "t.csv"), None, INPUTS)
+        read(tmp_path / "t.csv")
 
 
-@pytest.mark.parametrize(("where", "message"), [("nowhere", "it takes FILE.csv"), ("folder", "name them with --input")])
+def test_two_truths_of_one_image(tmp_path):
+    (tmp_path / "t.csv").write_text("shard,key,label\na.tar,k0,cat\na.tar,k0,dog\n")
+    with pytest.raises(UserError, match=r"says two things of k0 in a.tar"):
+        evaluate(tables(tmp_path / "out", np.eye(4)), None, partial(truth.read, Examples(None, str(tmp_path / "t.csv"), INPUTS)))
+
+
+@pytest.mark.parametrize(("where", "message"), [("nowhere", "it takes FILE.csv"), ("member:cls", "name them with --input")])
 def test_a_place_that_will_not_do(where, message):
     with pytest.raises(UserError, match=message):
-        truth.read(where, None, INPUTS)
+        truth.check_where(where, has_input=False)
 
 
 def test_credentials_are_refused(tmp_path):
     with pytest.raises(UserError, match="--truth"):
-        truth.read("s3://key:secret@bucket/t.csv", None, INPUTS)
+        read("s3://key:secret@bucket/t.csv")
     with pytest.raises(UserError, match="--save"):
         save(evaluate(tables(tmp_path, np.eye(4)), None, said(["cat"])), "s3://key:secret@bucket/x")
 
@@ -207,7 +233,7 @@ def test_an_input_without_truth(tmp_path):
     with pytest.raises(UserError, match="a.tar has no truth in member:cls or member:txt or folder"):
         truth.look(str(tmp_path), INPUTS)
     with pytest.raises(UserError, match="--truth column:x is for Parquet files"):
-        truth.read("column:x", str(tmp_path), INPUTS)
+        read("column:x", tmp_path)
 
 
 def test_the_job(tmp_path):
@@ -216,8 +242,125 @@ def test_the_job(tmp_path):
     job = [sys.executable, "jobs/evaluate.py", "--output", output]
     done = subprocess.run([*job, "--truth", tmp_path / "t.csv"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "top-1       75.00% ±" in done.stdout
+    assert "top-1       75.00% of 4 (95 %: 30.1% to 95.4%)" in done.stdout
     assert "cat taken for newt: 1" in done.stdout
     nothing = subprocess.run(job, check=False, capture_output=True, text=True)
     assert nothing.returncode == 2
     assert "--truth or --input" in nothing.stderr
+
+
+def test_a_shard_that_could_not_be_labelled_is_named_and_the_rest_is_judged(tmp_path):
+    output = tables(tmp_path, np.eye(4))
+    when = datetime(2026, 11, 26, tzinfo=UTC)
+    failed = {"run_id": "r", "model_id": MODEL, "labelled_at": when}
+    ledger.write(output, "shards", "r", [failed | {"shard": "b.tar", "status": "failed", "failure": "it was cut"},
+                                         failed | {"shard": "a.tar", "status": "failed", "failure": "once"}], ledger.SHARDS)
+    judged = evaluate(output, None, said(["cat", "dog", "owl", "newt"]))
+    assert judged.top1 == 1 and judged.coverage.failed == {"b.tar": "it was cut"}
+    assert "b.tar could not be read: it was cut" in judged.coverage.sentences()
+
+
+@pytest.mark.parametrize(("ids", "word"), [(False, "--classes lists them in another order"), (True, "ILSVRC2012's devkit")])
+def test_another_order_of_classes_is_named(tmp_path, ids, word):
+    """Of own classes by their names; of the devkit's 1,000 numbers, which are in the order of nothing that we know."""
+    random = np.random.default_rng(2)
+    number = 1000 if ids else 6
+    order, shows = random.permutation(number), np.tile(np.arange(number), 6)
+    prob = np.full((len(shows), number), 1e-5)
+    prob[np.arange(len(shows)), shows] = 0.9
+    classes = load_classes() if ids else pa.table([range(6), [None] * 6, list("abcdef")], schema=SCHEMA)
+    output = tables(tmp_path, prob, classes)
+    truths = order[shows] + 1 if ids else ["abcdef"[one] for one in order[shows]]
+    judged = evaluate(output, None, said(truths, kind="label_id" if ids else None))
+    assert word in judged.finding and "100.00% instead of" in judged.finding and "1001 classes" not in judged.finding
+    assert evaluate(output, None, said(shows if ids else ["abcdef"[one] for one in shows])).finding is None
+
+
+def test_few_images_prove_no_order(tmp_path):
+    prob = np.roll(np.eye(6), 2, axis=1)
+    classes = pa.table([range(6), [None] * 6, list("abcdef")], schema=SCHEMA)
+    assert evaluate(tables(tmp_path, prob, classes), None, said(list("abcdef"))).finding is None
+
+
+def test_own_classes_are_told_no_causes_of_imagenet(tmp_path):
+    classes = pa.table([range(20), [None] * 20, [f"c{n}" for n in range(20)]], schema=SCHEMA)
+    shows = np.tile(np.arange(1, 19), 5)
+    prob = np.full((len(shows), 20), 1e-3)
+    prob[np.arange(len(shows)), shows + 1] = 0.9
+    judged = evaluate(tables(tmp_path, prob, classes), None, said([f"c{one}" for one in shows]))
+    assert "one higher" in judged.finding and "background" not in judged.finding
+
+
+@pytest.mark.parametrize(("text", "kind", "column", "values"), [
+    ("shard,key,label_id,label\na,1,0,cat\na,2,1,dog\n", "label", "label", ["cat", "dog"]),
+    ("key,label_id,label\n1,0,crane\n2,1,crane\n3,2,dog\n", "label_id", "label_id", ["0", "1", "2"]),
+    ("path;class\n1.jpg; cat \n2.jpg;\n", "label", "class", ["cat"]),
+    ("ImageId,PredictionString\nv1,n02099601 1 2 3 4 n02099601 5 6 7 8\nv2,n01440764 0 0 9 9\n", "label", "PredictionString", ["n02099601", "n01440764"]),
+    ("uri,size,etag,label\ns3://b/1.jpg,5,e,3.0\n", "label", "label", ["3"])])
+def test_columns_that_people_have(tmp_path, text, kind, column, values):
+    """For a fit, where names count."""
+    (tmp_path / "t.csv").write_text(text)
+    found = truth.read(Examples(None, str(tmp_path / "t.csv"), INPUTS), for_fit=True)
+    assert (found.kind, found.where, found.said["value"].to_pylist()) == (kind, f"{tmp_path / 't.csv'}, column {column}", values)
+
+
+def test_boxes_of_two_classes(tmp_path):
+    (tmp_path / "t.csv").write_text("ImageId,PredictionString\nv,n02099601 1 2 3 4 n01440764 5 6 7 8\n")
+    with pytest.raises(UserError, match="line 2, column PredictionString: .* has boxes of several classes"):
+        read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(("column", "message"), [
+    (pa.array([[1], [2]]), "column 'label' holds list<.*, which names no class; it takes text or numbers"), (pa.array([True, False]), "holds bool, which names no class"),
+    (pa.array([{"a": 1}, {"a": 2}]), "holds struct<")])
+def test_columns_that_name_no_class(tmp_path, column, message):
+    pq.write_table(pa.table({"image": [b"i"] * 2, "label": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=message):
+        read("column:label", tmp_path)
+
+
+def test_numbers_of_a_class_label(tmp_path):
+    """-1 is no label; 7 of two classes, and half of one, are no class; names are names, though the note is still there."""
+    noted = {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["cat", "dog "], "_type": "ClassLabel"}}}})}
+    for values, expected in (([-1, 1, 7], [("dog", False), ("7", True)]), ([0.0, 0.5, float("nan")], [("cat", False), ("0.5", True)]),
+                             (["cat", None, "bird"], [("cat", False), ("bird", False)]), ([b"cat", b" ", b"-1"], [("cat", False)])):
+        pq.write_table(pa.table({"image": [b"i"] * 3, "label": values}).replace_schema_metadata(noted), tmp_path / "a.parquet")
+        found = truth.read(Examples(str(tmp_path), "column:label", INPUTS)).said.to_pylist()
+        assert [(row["value"], row["strange"]) for row in found] == expected
+
+
+def test_members_apart_from_their_images(tmp_path):
+    (tmp_path / "a.tar").write_bytes(make_tar(("x/1.jpg", b"i"), ("x/2.jpg", b"i"), ("x/2.cls", b"cat"), ("x/1.cls", b"dog"), ("x/3.cls", b"owl")))
+    assert read("member:cls", tmp_path) == read("member:CLS", tmp_path) == [("a.tar", "x/1", "dog"), ("a.tar", "x/2", "cat"), ("a.tar", "x/3", "owl")]
+    (tmp_path / "a.tar").write_bytes(make_tar(("1.jpg", b"i"), ("1.cls", b"cat"), ("2.jpg", b"i"), ("1.cls", b"dog")))
+    assert read("member:cls", tmp_path) == [("a.tar", "1", "cat"), ("a.tar", "1", "dog")]  # two things of one image: refused when they are matched
+
+
+def test_one_shard_that_cannot_be_read_is_one_failed_shard(tmp_path):
+    whole = make_tar(("1.jpg", b"i" * 2000), ("1.cls", b"cat"))
+    (tmp_path / "a.tar").write_bytes(whole)
+    (tmp_path / "b.tar").write_bytes(whole[:1500])
+    found = truth.read(Examples(str(tmp_path), "member:cls", INPUTS))
+    assert list(found.failed) == ["b.tar"] and "cut" in found.failed["b.tar"] and len(found.said) == 1
+    (tmp_path / "a.tar").write_bytes(whole[:1500])
+    with pytest.raises(UserError, match=r"a.tar: .* cut; nor can 1 others be read"):
+        read("member:cls", tmp_path)
+
+
+def test_a_folders_name_is_read_from_the_tables(tmp_path, monkeypatch):
+    """No byte of an image is read, and the input need not be named."""
+    images = pa.table([["a.tar"] * 3, ["x/cat/1", "2", ".hid/3"]], schema=IMAGES)
+    monkeypatch.setattr(truth, "shards", lambda *_: 1 / 0)
+    assert truth.read(Examples(None, "folder", INPUTS), images).said.select(["name", "value"]).to_pylist() == [{"name": "x/cat/1", "value": "cat"}]
+
+
+@pytest.mark.parametrize(("share", "number", "low", "high"), [(1.0, 12, 0.757, 1.0), (0.0, 5, 0.0, 0.434), (0.75, 4, 0.301, 0.954)])
+def test_wilsons_interval(share, number, low, high):
+    assert interval(share, number) == pytest.approx((low, high), abs=1e-3)
+
+
+def test_names_of_parts_and_names_alike_are_told():
+    assert notes_on(["train", "val", "Cat", "cat"], "folder") == [
+        "'Cat' and 'cat' are 2 classes, and differ only by case or blanks",
+        "'train' and 'val': the names of parts of a data set, not of classes; put each class's images into a folder of its own"]
+    assert notes_on(["train"], "member:cls") == []

@@ -1,24 +1,28 @@
 """A head fitted on the tables' embeddings: better than chance on what it has not seen, and the same through the job."""
 
+import json
 import sys
 from hashlib import sha256
+from pathlib import Path
 from subprocess import run
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline import weights
+from pipeline.class_ids import classes_of, targets
 from pipeline.classes import load_classes
 from pipeline.config import UserError
 from pipeline.finetune import fit
+from pipeline.holdout import held_out
 from pipeline.labeller import check_classes
-from pipeline.truth import TRUTH, classes_of, held_out, targets
-from tests.conftest import job
-from tests.test_evaluate import tables
+from pipeline.matching import SAID
+from pipeline.truth import Truth
+from tests.conftest import ROOT, job
+from tests.test_evaluate import said, tables
 
 DIGITS = 160
 
@@ -42,8 +46,9 @@ def test_own_classes_from_folder_to_table(tmp_path):
     judged = job("evaluate", "--input", tmp_path / "in", "--output", tmp_path / "own-out")
     assert judged.returncode == 0, judged.stderr
 
-    head = fit(str(tmp_path / "out"), "seed:0", duckdb.sql(
-        f"SELECT shard, key, split_part(key, '/', 1) AS value FROM '{tmp_path}/out/labels/**/*.parquet'").to_arrow_table(), 0.2)
+    known = duckdb.sql(f"SELECT shard, key AS name, split_part(key, '/', 1) AS value, false AS strange, NULL::BIGINT AS line "
+                       f"FROM '{tmp_path}/out/labels/**/*.parquet'").to_arrow_table().cast(SAID)
+    head = fit(str(tmp_path / "out"), "seed:0", lambda _: Truth("folder", known), 0.2)
     assert head.num_fitted + head.num_held_out == DIGITS
     assert head.top1 > head.chance + 0.2
     assert f"top-1 {head.top1:.2%}" in fitted.stdout
@@ -70,12 +75,11 @@ def separable(tmp_path_factory):
     folder = tmp_path_factory.mktemp("out")
     tables(folder, np.full((300, 1000), 1e-3), load_classes(), model=weights.identify("seed:0").model_id, embedding=embedding_ND,
            digests=[sha256(str(n).encode()).hexdigest() for n in range(300)])
-    truth = pa.table([["a.tar"] * 300, [f"k{n}" for n in range(300)], [("b", "a", "c")[n] for n in known]], schema=TRUTH)
-    return str(folder), truth
+    return str(folder), [("b", "a", "c")[n] for n in known]
 
 
 def test_a_head_of_several_classes(separable):
-    head = fit(separable[0], "seed:0", separable[1], 0.25)
+    head = fit(separable[0], "seed:0", said(separable[1]), 0.25)
     assert head.classes["label"].to_pylist() == ["a", "b", "c"]
     assert head.top1 > 0.95
     assert head.chance < 0.6
@@ -86,21 +90,21 @@ def test_a_head_of_several_classes(separable):
 
 
 def test_truth_that_has_nothing_to_learn_gives_chance(separable):
-    shuffled = separable[1].set_column(2, "value", pa.array(np.random.default_rng(1).permutation(separable[1]["value"])))
-    head = fit(separable[0], "seed:0", shuffled, 0.25)
+    shuffled = np.random.default_rng(1).permutation(separable[1]).tolist()
+    head = fit(separable[0], "seed:0", said(shuffled), 0.25)
     assert abs(head.top1 - 1 / 3) < 0.2
 
 
 def test_other_weights_than_those_of_the_tables(separable):
     with pytest.raises(UserError, match="inception_v4-.*no tables can be read there"):
-        fit(separable[0], "seed:1", separable[1], 0.25)
+        fit(separable[0], "seed:1", said(separable[1]), 0.25)
 
 
 def test_too_few_images(separable):
-    with pytest.raises(UserError, match="too few for 3 classes"):
-        fit(separable[0], "seed:0", separable[1].slice(0, 4), 0.25)
-    with pytest.raises(UserError, match="names 1 classes"):
-        fit(separable[0], "seed:0", separable[1].filter(pa.compute.equal(separable[1]["value"], "a")), 0.25)
+    with pytest.raises(UserError, match=r"too few images of rare \(1 images\): none is left to fit, once 25% are held out"):
+        fit(separable[0], "seed:0", said(separable[1][:2] + ["rare"] + separable[1][3:]), 0.25)
+    with pytest.raises(UserError, match=r"names 1 classes \(a\)"):
+        fit(separable[0], "seed:0", said(["a"] * 300), 0.25)
 
 
 def test_classes_of_a_truth():
@@ -123,4 +127,28 @@ def test_a_share_that_is_none():
     done = run([sys.executable, "jobs/finetune.py", "--output", "x", "--save", "y", "--input", "z", "--holdout", "20"],
                check=False, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "--holdout is a share" in done.stderr
+    assert "--holdout 20.0: it is a share, between 0 and 1" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_walk_of_the_readme(tmp_path):
+    """Its own commands, but for the training, with weights that are at hand: what it has not seen is labelled better than by chance."""
+    digits = load_digits()
+    for n, (image_HW, digit) in enumerate(zip(digits.images[:DIGITS], digits.target[:DIGITS], strict=True)):
+        path = tmp_path / f"{'new' if n % 4 == 0 else 'photos'}/{'even' if digit % 2 == 0 else 'odd '}/{n:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(image_HW * 15)).resize((96, 96), Image.Resampling.BICUBIC).save(path)
+    walk = (ROOT / "README.md").read_text().partition("## Your own classes")[2].partition("```")[2].partition("```")[0]
+    commands = [line.partition("#")[0].split() for line in walk.splitlines() if line.startswith("jobs/")]
+    assert [Path(command[0]).stem for command in commands] == ["label", "finetune", "label", "evaluate", "train"]
+    said = []
+    for script, *options in commands[:-1]:
+        known = ["--weights", "seed:0"] if "--weights" not in options and "evaluate" not in script else []
+        done = run([sys.executable, ROOT / script, *options, *known], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said.append(done.stdout)
+    number = len(list((tmp_path / "new").rglob("*.png")))
+    print(said[1] + said[3])
+    assert "classes    2: even " in said[1] and f"{number} images: {number} with a truth, 0 without, 0 rejected" in said[3]
+    figures = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
+    assert figures["num_images"] == number and figures["top1"] > 0.7

@@ -47,7 +47,7 @@ def members(output: Path) -> list[str]:
 
 
 def truths(output: Path, where: str = "member:cls") -> dict[str, str]:
-    return {row["key"]: row["value"] for row in truth.read(where, str(output), INPUTS).to_pylist()}
+    return {row["name"]: row["value"] for row in truth.read(truth.Examples(str(output), where, INPUTS)).said.to_pylist()}
 
 
 def shard_bytes(output: Path) -> dict[str, bytes]:
@@ -348,7 +348,7 @@ def test_a_bucket_is_packed_into_itself(s3, monkeypatch, source, output):
         for kept in (0, 1):
             packed = pack(source, output, 5, "p", ("cls",))
             assert (packed.num_images, packed.num_texts, packed.num_kept, packed.sentences()) == (2, 2, kept, [])
-        assert {row["key"]: row["value"] for row in truth.read("member:cls", output + "/p-00000.tar", INPUTS).to_pylist()} == {
-            "a/1": "a/1.cls", "a/1_2": "a/1.cls"}
+        found = truth.read(truth.Examples(output + "/p-00000.tar", "member:cls", INPUTS)).said
+        assert {row["name"]: row["value"] for row in found.to_pylist()} == {"a/1": "a/1.cls", "a/1_2": "a/1.cls"}
     finally:
         fs.rm("photos/packing", recursive=True)

@@ -130,8 +130,8 @@ def test_what_is_refused_names_its_type():
 def test_keys_and_truths_are_read_without_the_images(column):
     data = parquet(image=column, label=pa.array(["cat", None]))
     expected = [(row[1], truth) for row, truth in zip(read(data), ["cat", None], strict=True)]
-    assert list(read_keys(io.BytesIO(data), None, None, "label")) == expected
-    assert [key for key, _ in read_keys(io.BytesIO(data), None, None)] == [key for key, _ in expected]
+    assert [(one.key, one.truth) for one in read_keys(io.BytesIO(data), None, None, "label")] == expected
+    assert [one.key for one in read_keys(io.BytesIO(data), None, None)] == [key for key, _ in expected]
 
 
 @pytest.mark.parametrize(("data", "says"), [

@@ -19,21 +19,24 @@ from jobs.train import check, parsed
 from jobs.train import report as say
 from pipeline import heads, lease, storage, weights
 from pipeline.claim import check_not_overwritten
+from pipeline.class_ids import classes_of
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError
 from pipeline.crops import SHARDS
 from pipeline.curves import write_curves
-from pipeline.enough import READ, check_enough, without_images
+from pipeline.enough import READ, check_enough
 from pipeline.final import Ending, Final, is_final, mark
 from pipeline.heads import check_number, choose_head
+from pipeline.holdout import interval
 from pipeline.inception_v4 import INPUT_SIZE
 from pipeline.inputs import Inputs
+from pipeline.labelled_shards import name_empty
 from pipeline.recipe import BOUNDS, Recipe, check_workers
 from pipeline.retry import Replaced
 from pipeline.shards import ShardUnreadable
 from pipeline.trainer import Worker
-from pipeline.training import Examples, train
-from pipeline.truth import classes_of, interval
+from pipeline.training import train
+from pipeline.truth import Examples
 from pipeline.weights import identify
 from tests.conftest import ROOT
 from tests.test_train import digits
@@ -131,8 +134,7 @@ def test_of_many_images_the_expected_number_counts() -> None:
     with pytest.raises(UserError, match="--input has 3 images"):
         check_enough(shards_of(0, 0, 1), INPUTS, 0, 4, classes)
     check_enough(shards_of(0, 0, 1), INPUTS, 0, 3, classes)
-    assert without_images(shards_of(1, 1), classes) == "no image is of 1 of the 2 classes: 'a'\n"
-    assert without_images(shards_of(1, 0), classes) == ""
+    assert name_empty({"a": 0, "b": 2}) == ["classes that have no image: a"] and name_empty({"a": 1}) == []
 
 
 def test_nothing_is_left_of_a_refused_training(tmp_path: Path) -> None:

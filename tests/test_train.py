@@ -29,7 +29,8 @@ from pipeline.inception_v4 import INPUT_SIZE, InceptionV4
 from pipeline.inputs import Inputs
 from pipeline.recipe import Recipe
 from pipeline.trained import make_network, make_optimizer
-from pipeline.training import Examples, train
+from pipeline.training import train
+from pipeline.truth import Examples
 from tests.conftest import ROOT, job
 from tests.processes import family, kill
 from tests.test_shards import make_tar
@@ -93,9 +94,9 @@ def test_each_image_is_trained_on_or_held_out(tmp_path):
 
 
 def test_what_cannot_be_decoded_is_told(tmp_path, photographs):
-    blocks, said = crops(tmp_path, [*photographs[:2], ("broken.jpg", photographs[3][1][:2000])])
+    blocks, (seen,) = crops(tmp_path, [*photographs[:2], ("broken.jpg", photographs[3][1][:2000])])
     assert sum(len(block["image"]) for block in blocks) == 2
-    assert said == ["left out: a.tar: broken cannot be decoded"]
+    assert seen.rejected == {("truncated", 3): 1} and len(seen.target_of) == 2 and seen.failed is None
 
 
 def test_the_schedule_and_what_decays():
@@ -157,7 +158,8 @@ def test_an_epoch_on_two_workers(tmp_path):
     assert done.stderr.startswith("41 images of 4 classes in 1 shards\n")
     assert "the head of --weights is made anew: its 1,000 classes (ImageNet-1k's) are not the 4 that are trained" in done.stderr
     assert re.search(r"held out   \d+ images: top-1 \d+\.\d\d % \(95 %: \d+\.\d to \d+\.\d %\), top-5", done.stdout)
-    assert done.stderr.count("left out: images-first: digit0/broken.png cannot be decoded") == 1
+    assert done.stderr.count("truth: 41 images: 40 with a truth, 0 without, 1 rejected (truncated 1), of which 1 have a truth") == 1
+    assert "classes 4: digit0 11, digit1 10, digit2 10, digit3 10\n" in done.stderr
     assert "1 epochs, 2 steps" in done.stdout
     assert len(losses(tmp_path / "out")) == 2
     assert load_classes(str(tmp_path / "out/classes.csv"))["label"].to_pylist() == [f"digit{n}" for n in range(4)]

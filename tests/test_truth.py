@@ -13,7 +13,8 @@ INPUTS = Inputs(None, None, Config.max_image_bytes, None)
 
 
 def said(where: str, uri: object, **options: object) -> dict[tuple[str, str], str]:
-    return {(row["shard"], row["key"]): row["value"] for row in truth.read(where, str(uri), INPUTS, **options).to_pylist()}
+    found = truth.read(truth.Examples(str(uri), where, INPUTS), **options).said
+    return {(row["shard"], row["name"]): row["value"] for row in found.to_pylist()}
 
 
 def test_folders_are_told_by_their_paths(tmp_path, monkeypatch):
