@@ -139,14 +139,14 @@ def carry(size: int, number: int) -> dict[str, float]:
             num_blocks += report["num_blocks"]
         loop_s += time.thread_time() - at
         if begun is None and tally.ended.mean() >= WARM_UP:
-            begun = (time.perf_counter(), time.process_time(), _threads(process), num_blocks, process.memory_info().rss)
+            begun = (time.perf_counter(), time.process_time(), _threads(process), num_blocks, _own_bytes(process))
             loop_s = 0.0
     assert begun is not None and tally.ended.all()
     cpu_s, blocks = time.process_time() - begun[1], num_blocks - begun[3]
     busiest_s = max(seconds - begun[2].get(thread, 0.0) for thread, seconds in _threads(process).items())
     images = (1 - WARM_UP) * number * size
     return {"images_per_s": images / cpu_s, "thread_images_per_s": images / busiest_s, "cpu_ms": 1000 * cpu_s / blocks,
-            "loop_ms": 1000 * loop_s / blocks, "bytes_per_object": (process.memory_info().rss - begun[4]) / blocks, "objects": blocks,
+            "loop_ms": 1000 * loop_s / blocks, "bytes_per_object": (_own_bytes(process) - begun[4]) / blocks, "objects": blocks,
             "wall_images_per_s": images / (time.perf_counter() - begun[0])}
 
 
@@ -174,6 +174,12 @@ def _tally(number: int) -> Any:
 def _resident() -> int:
     from pathlib import Path
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _own_bytes(process: Any) -> int:
+    """What is resident and not shared: the object store, which all processes of a node map, is not the driver's."""
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)
 
 
 def _threads(process: Any) -> dict[int, float]:
