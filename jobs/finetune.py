@@ -58,14 +58,17 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    low, high = interval(head.top1, head.num_held_out)
     print(f"truth      {where}; {head.coverage.sentences()[0]}")
     for sentence in [*head.coverage.sentences()[1:], *notes_on(head.num_of_class, where)]:
         print(f"note       {sentence}")
     print(f"classes    {describe_classes(head.num_of_class)}")
     print(f"fitted on  {head.num_fitted:,} images (regularisation C = {head.strength:g})")
-    print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} (95 %: {low:.1%} to {high:.1%}); "
-          f"the most frequent class alone {head.chance:.2%}")
+    if head.top1 is None:
+        print("held out   no image is held out: no accuracy")
+    else:
+        low, high = interval(head.top1, head.num_held_out)
+        print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} (95 %: {low:.1%} to {high:.1%}); "
+              f"the most frequent class alone {head.chance:.2%}")
     print(f"label      jobs/label.py --weights {folder}/{WEIGHTS} --classes {folder}/{CLASSES} --input URI --output URI")
     return 0
 

@@ -17,13 +17,16 @@ from pipeline.config import UserError
 BACKGROUND = 1001  # classes: `weights.load` takes such a file for Google's, and drops the first
 
 
-def classes_of(values: Iterable[str]) -> pa.Table:
+def classes_of(values: Iterable[str], kind: str | None = None) -> pa.Table:
     """The classes that a truth names, as `classes.SCHEMA`: in order of their names, or of their numbers.
 
     A wnid of ImageNet-1k keeps its label.
 
+    Args:
+        kind: `label_id` if the values are known to be these; each class then has that very one.
+
     Raises:
-        UserError: fewer than two, or more than a label_id can count, or as many as weights cannot have.
+        UserError: fewer than two, or more than a label_id can count, or as many as weights cannot have; label_ids with a gap.
     """
     distinct = set(values)
     names = sorted(distinct, key=(lambda name: (int(name), name)) if all(name.isdecimal() for name in distinct) else None)
@@ -31,6 +34,9 @@ def classes_of(values: Iterable[str]) -> pa.Table:
         why = "such a file is taken for Google's 1001, whose first is dropped" if len(names) == BACKGROUND else \
             f"a network has 2 to {MAX_CLASSES:,}"
         raise UserError(f"--truth: it names {len(names):,} classes{f' ({names[0]})' if len(names) == 1 else ''}, and {why}.")
+    if kind == "label_id" and (gap := next((at for at, name in enumerate(names) if name != str(at)), None)) is not None:
+        raise UserError(f"--truth: its label_ids are {', '.join(names[:3])}, …, and {gap} is missing: label_ids count from 0 without a gap. If these are "
+                        "names of classes, call the column label.")
     known = {row["wnid"]: row["label"] for row in load_classes().to_pylist()}
     return pa.table([range(len(names)), [name if name in known else None for name in names],
                      [known.get(name, name) for name in names]], schema=SCHEMA)

@@ -40,15 +40,16 @@ SELECT embedding, sha256, value FROM labels JOIN truth USING (shard, key) WHERE 
 class Head:
     """A linear head, and how good it is on the images that were held out; shares are of 1.
 
-    `chance`: what calling every image by the most frequent class would reach there. `num_of_class`: images by class.
+    `chance`: what calling every image by the most frequent class would reach there; both None if no image is held out. `num_of_class`: images
+    by class.
     """
 
     state: dict[str, Any]
     classes: pa.Table
     num_fitted: int
     num_held_out: int
-    top1: float
-    chance: float
+    top1: float | None
+    chance: float | None
     strength: float
     coverage: Coverage
     num_of_class: dict[str, int]
@@ -69,24 +70,23 @@ def fit(output: str, spec: str, read: Callable[[pa.Table], Truth], holdout: floa
     """
     check_uri("output", output)
     chosen = weights.identify(spec)
-    embedding_ND, sha256, values, coverage = _embeddings(canonical_uri(output), chosen.model_id, read)
-    classes = classes_of(values)
+    embedding_ND, sha256, values, coverage, kind = _embeddings(canonical_uri(output), chosen.model_id, read)
+    classes = classes_of(values, kind)
     target_N = targets(values, classes)
     num_of_class = dict(zip(classes["label"].to_pylist(), np.bincount(target_N, minlength=len(classes)).tolist(), strict=True))
     outside = np.array([held_out(one, holdout) for one in sha256])
     choosing = ~outside & np.array([held_out(one, CHOICE, salt=1) for one in sha256])
-    parts = {"to fit": ~outside & ~choosing, "to choose by": choosing, "held out": outside}
-    to_fit_K = np.bincount(target_N[parts["to fit"]], minlength=len(classes))
+    fitting = ~outside & ~choosing
+    to_fit_K = np.bincount(target_N[fitting], minlength=len(classes))
     if not to_fit_K.all():
         short = [f"{name} ({num_of_class[name]:,} images)" for name, number in zip(num_of_class, to_fit_K, strict=True) if not number]
         raise UserError(f"--truth: too few images of {few(short)}: none is left to fit, once {holdout:.0%} are held out and {CHOICE:.0%} of the rest "
                         "chosen by; add images, leave the class out, or lower --holdout.")
-    for name, part in parts.items():
-        if not part.any():
-            raise UserError(f"--truth: of {len(values):,} images none are {name}, which is too few{'; raise --holdout' if part is outside else ''}.")
+    if not choosing.any():
+        raise UserError(f"--truth: {len(values):,} images are too few: none is left to choose the head's strength by.")
     losses = []
     for strength in STRENGTHS:
-        weight_KD, bias_K = _regression(embedding_ND[parts["to fit"]], target_N[parts["to fit"]], strength)
+        weight_KD, bias_K = _regression(embedding_ND[fitting], target_N[fitting], strength)
         losses.append(log_loss(target_N[choosing], softmax(embedding_ND[choosing] @ weight_KD.T + bias_K, axis=1),
                                labels=range(len(classes))))
     strength = STRENGTHS[int(np.argmin(losses))]
@@ -95,20 +95,21 @@ def fit(output: str, spec: str, read: Callable[[pa.Table], Truth], holdout: floa
                                     "last_linear.bias": torch.from_numpy(bias_K)}
     right_N = (embedding_ND[outside] @ weight_KD.T + bias_K).argmax(1) == target_N[outside]
     frequent = np.bincount(target_N[~outside]).argmax()
-    return Head(state, classes, int((~outside).sum()), len(right_N), float(right_N.mean()),
-                float((target_N[outside] == frequent).mean()), strength, coverage, num_of_class)
+    top1, chance = (float(right_N.mean()), float((target_N[outside] == frequent).mean())) if outside.any() else (None, None)
+    return Head(state, classes, int((~outside).sum()), len(right_N), top1, chance, strength, coverage, num_of_class)
 
 
-def _embeddings(output: str, model_id: str, read: Callable[[pa.Table], Truth]) -> tuple[np.ndarray, list[str], list[str], Coverage]:
-    """Embeddings float32 [N, 1536], digests and truths of the images that have both, in order of the tables."""
+def _embeddings(output: str, model_id: str, read: Callable[[pa.Table], Truth]) -> tuple[np.ndarray, list[str], list[str], Coverage, str | None]:
+    """Embeddings float32 [N, 1536], digests and truths of the images that have both, in order of the tables; and what the truths are."""
     connection = connect(output, model_id)
     if "embedding" not in connection.sql("SELECT * FROM labels LIMIT 0").columns:
         raise UserError(f"--output {output} has no embeddings: label it without --output-embeddings false.")
     images = images_of(connection)
-    _, coverage = cover(connection, read(images), output, images)
+    known = read(images)
+    _, coverage = cover(connection, known, output, images)
     table = connection.sql(_EMBEDDINGS).to_arrow_table()
     flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32).reshape(-1, EMBEDDING), table["sha256"].to_pylist(), table["value"].to_pylist(), coverage
+    return flat.astype(np.float32).reshape(-1, EMBEDDING), table["sha256"].to_pylist(), table["value"].to_pylist(), coverage, known.kind
 
 
 def _regression(embedding_ND: np.ndarray, target_N: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:

@@ -101,7 +101,7 @@ def read_labelled(examples: Examples, given: pa.Table | None, spread: Callable[[
     matched = match(known.said, known.images, known.where)
     need_match(matched, known, f"--input {examples.uri}", known.images)
     sound = matched.truth.filter(pc.invert(matched.truth["strange"]))
-    classes = classes_of(sound["value"].to_pylist()) if given is None else given
+    classes = classes_of(sound["value"].to_pylist(), known.kind) if given is None else given
     label_id, _ = resolve(sound["value"].combine_chunks(), classes, known.kind)
     if label_id.null_count:
         strange = sound.filter(pc.is_null(label_id))

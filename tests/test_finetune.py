@@ -107,6 +107,19 @@ def test_too_few_images(separable):
         fit(separable[0], "seed:0", said(["a"] * 300), 0.25)
 
 
+def test_none_held_out_gives_no_accuracy(separable):
+    head = fit(separable[0], "seed:0", said(separable[1]), 1e-6)
+    assert (head.num_held_out, head.top1, head.chance) == (0, None, None)
+
+
+def test_label_ids_are_the_ids_of_the_classes():
+    """Else the same file would mean other classes when it judges what was fitted by it."""
+    assert classes_of(["1", "0", "2"], "label_id")["label"].to_pylist() == ["0", "1", "2"]
+    with pytest.raises(UserError, match="its label_ids are 1, 2, 3, …, and 0 is missing: .* call the column label"):
+        classes_of(["1", "2", "3"], "label_id")
+    assert classes_of(["1", "2", "3"], "label")["label"].to_pylist() == ["1", "2", "3"]
+
+
 def test_classes_of_a_truth():
     assert classes_of(["10", "9", "9"])["label"].to_pylist() == ["9", "10"]
     assert classes_of(["n01443537", "mine"]).to_pylist() == [
