@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from pipeline import weights
 from pipeline.config import Config, UserError, flag
-from pipeline.connect import connect
+from pipeline.connect import connect, disconnect
 from pipeline.lease import Lease
 from pipeline.progress import Progress
 from pipeline.retry import told, trying_once
@@ -62,40 +62,43 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
     import ray
     stop.check()
     mine = connect(stream, stop)
-    while not loading.done():
-        stop.check()
-        wait([loading], 0.1)
-    state = loading.result()
-    pool.shutdown()
-    from pipeline import graph
-    from pipeline.labeller import check_classes, check_runner
-    from pipeline.metrics import Metrics
-    from pipeline.nodes import count_gpus, find_nodes
-    from pipeline.precision import agree_on_precision
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
-    check_classes(state, classes)
-    alone = mine and "RAY_ADDRESS" not in os.environ
-    nodes = find_nodes(config, alone, stream, stop)
-    summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
-    check_runner(config.runner, device)
-    find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream, stop)
-    precision, summary.precision_note = agree_on_precision(config.precision, device, nodes)
-    begin()
-    local = [flag(name) for name in ("input", "output") if "://" not in getattr(config, name)]
-    if len(nodes) > 1 and local:
-        stream.write(f"{' and '.join(local)}: a path of this machine, which all {len(nodes)} nodes must share\n")
-    reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
-    del state
-    labels = classes["label"].to_pylist()
-    sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings)
+    leave = disconnect if mine else lambda: None
+    try:
+        while not loading.done():
+            stop.check()
+            wait([loading], 0.1)
+        state = loading.result()
+        pool.shutdown()
+        from pipeline import graph
+        from pipeline.labeller import check_classes, check_runner
+        from pipeline.metrics import Metrics
+        from pipeline.nodes import count_gpus, find_nodes
+        from pipeline.precision import agree_on_precision
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a traceback for each call of a dead process; we tell it
+        check_classes(state, classes)
+        alone = mine and "RAY_ADDRESS" not in os.environ
+        nodes = find_nodes(config, alone, stream, stop)
+        summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
+        check_runner(config.runner, device)
+        find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream, stop)
+        precision, summary.precision_note = agree_on_precision(config.precision, device, nodes)
+        begin()
+        local = [flag(name) for name in ("input", "output") if "://" not in getattr(config, name)]
+        if len(nodes) > 1 and local:
+            stream.write(f"{' and '.join(local)}: a path of this machine, which all {len(nodes)} nodes must share\n")
+        reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
+        del state
+        labels = classes["label"].to_pylist()
+        sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings)
 
-    def build(pools: Pools, left: pa.Table, places: dict[str, Any]) -> Any:
-        make_labeller = partial(graph.load_labeller, [reference], device, precision, pools.label_threads, config.batch_size,
-                                config.runner)
-        return graph.build(config, pools, left, sink, make_labeller, labels, places)
-
-    run_attempts(config, build, find, device, pending, summary, Metrics(summary.run_id, len(pending)), lease, stream, stop,
-                 ray.shutdown if mine else lambda: None)
+        def build(pools: Pools, left: pa.Table, places: dict[str, Any]) -> Any:
+            make_labeller = partial(graph.load_labeller, [reference], device, precision, pools.label_threads, config.batch_size,
+                                    config.runner)
+            return graph.build(config, pools, left, sink, make_labeller, labels, places)
+    except BaseException:  # what comes later is left by `run_attempts`
+        leave()
+        raise
+    run_attempts(config, build, find, device, pending, summary, Metrics(summary.run_id, len(pending)), lease, stream, stop, leave)
 
 
 def run_attempts(config: Config, build: Callable[[Pools, pa.Table, dict[str, Any]], Any], find: Callable[[], list[Node]],

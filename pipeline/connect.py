@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pipeline.config import UserError
 from pipeline.retry import told
@@ -68,6 +68,33 @@ def connect(stream: TextIO, stop: Stop) -> bool:
     return True
 
 
+def disconnect() -> None:
+    """Leave Ray, and end its processes if they are this process's own. Its C++ part sets SIGTERM to what ends a process at once: ours is set again."""
+    import ray
+
+    ending = threading.Thread(target=ray.shutdown, name="leave", daemon=True)
+    with _keeping_handlers() as set_again:
+        ending.start()
+        while ending.is_alive():
+            ending.join(LOOK_S)
+            set_again()
+
+
+@contextmanager
+def _keeping_handlers() -> Iterator[Callable[[], None]]:
+    """What sets the handlers of signals as they are now; called once more when the context is left. Only the main thread can."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS} if threading.current_thread() is threading.main_thread() else {}
+
+    def set_again() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    try:
+        yield set_again
+    finally:
+        set_again()
+
+
 class _Started:
     """Ray, started in a thread of its own, so that the main one can look whether it shall end.
 
@@ -87,26 +114,19 @@ class _Started:
         self.done.set()
         threading.Event().wait()
 
-    def _leave(self, handlers: dict[Any, Any]) -> None:
-        """Let Ray end its own processes, if it is up soon; else they notice within a minute that there is no Ray any more."""
-        if self.done.wait(UP_SOON_S) and self.error is None:
-            import ray
-            ray.shutdown()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
     def wait(self, stop: Stop) -> None:
         """Until it is up or has failed. Ray's C++ part sets a handler that aborts the process at SIGTERM: ours is set again."""
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        in_main = threading.current_thread() is threading.main_thread()
-        while not self.done.wait(LOOK_S):
-            for number, handler in handlers.items() if in_main else ():
-                signal.signal(number, handler)
-            if stop.signal:
-                self._leave(handlers if in_main else {})
-            stop.check()
-        for number, handler in handlers.items() if in_main else ():
-            signal.signal(number, handler)
+        with _keeping_handlers() as set_again:
+            asked_at = None
+            while not self.done.wait(LOOK_S):
+                set_again()
+                if stop.signal:
+                    asked_at = asked_at or time.monotonic()
+                    if time.monotonic() - asked_at > UP_SOON_S:
+                        break
+        if stop.signal and self.done.is_set() and self.error is None:  # else Ray's processes notice within a minute
+            disconnect()
+        stop.check()
 
 
 def _where(address: str | None) -> str:

@@ -10,12 +10,12 @@ import threading
 from concurrent.futures import Future, wait
 from typing import TextIO
 
-import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
 from pipeline.config import UserError
+from pipeline.connect import disconnect
 from pipeline.crops import Seen
 from pipeline.labelled_shards import ShownOnce
 from pipeline.retry import told
@@ -44,7 +44,7 @@ def fit(trainer: TorchTrainer, lines: Queue, stream: TextIO, watch: Watch, cover
             wait([ended], LOOK_S)
     except BaseException:
         _end(lines, shown)
-        ray.shutdown()
+        disconnect()
         raise
     _end(lines, shown)
     try:

@@ -204,6 +204,86 @@ def test_a_request_to_end_at_any_moment(photographs, tmp_path):
     assert lease.LEASE_S == 60
 
 
+IN_PHASE = """
+import runpy, sys, time
+phase, mark = sys.argv[1:3]
+sys.argv = ["jobs/label.py", *sys.argv[3:]]
+
+def reached(*_, **__):
+    open(mark, "w").close()
+
+def before(owner, name, seconds):
+    real = getattr(owner, name)
+    def wrapped(*arguments, **named):
+        reached()
+        time.sleep(seconds)
+        return real(*arguments, **named)
+    setattr(owner, name, wrapped)
+
+def find_spec(name, *_):
+    if name == "ray":
+        reached()
+
+import pipeline.attempts, pipeline.connect, pipeline.report, pipeline.run, pipeline.tally
+if phase == "planning":
+    before(pipeline.run, "_plan", 1)
+elif phase == "importing":
+    sys.meta_path.insert(0, type("Mark", (), {"find_spec": staticmethod(find_spec)}))
+elif phase == "connecting":
+    before(pipeline.connect._Started, "wait", 0)
+elif phase == "waiting for nodes":
+    import pipeline.nodes
+    pipeline.nodes.live_nodes = lambda: []
+    before(pipeline.nodes, "find_nodes", 0)
+elif phase == "starting actors":
+    before(pipeline.attempts, "_attempt", 0)
+elif phase == "labelling":
+    before(pipeline.attempts.Progress, "add", 0)
+elif phase == "committing":
+    before(pipeline.tally.Tally, "settle", 1)
+else:
+    before(pipeline.report, "page", 1)
+runpy.run_path("jobs/label.py", run_name="__main__")
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("phase", ["planning", "importing", "connecting", "waiting for nodes", "starting actors", "labelling", "committing", "reporting"])
+def test_a_request_to_end_in_each_phase(phase, number, photographs, tmp_path):
+    """It ends within 10 s and in order: the lease is given back, ledger and runs tell what the tables hold, and the next run does what is left."""
+    (tmp_path / "in").mkdir()
+    small = [(name, data) for name, data in photographs if len(data) < 200_000]
+    for shard in range(3):
+        (tmp_path / f"in/{shard}.tar").write_bytes(make_tar(*((f"{copy}/{name}", data) for copy in range(3) for name, data in small)))
+    options = [*map(str, ("--input", tmp_path / "in", "--output", tmp_path / "out", *SEED, "--batch-size", "4"))]
+    environ = os.environ | ({"RAY_ADDRESS": "local"} if phase == "waiting for nodes" else {})
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen([sys.executable, "-c", IN_PHASE, phase, str(tmp_path / "mark"), *options], cwd=ROOT, stdout=log, stderr=log, env=environ)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "mark").exists():
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        time.sleep(0.2)
+        begun = family(process.pid)
+        process.send_signal(number)
+        asked = time.monotonic()
+        code = process.wait(timeout=30)
+    took_s, said = time.monotonic() - asked, (tmp_path / "log").read_text()
+    tables, shards, runs, statuses = state_of(tmp_path / "out")
+    lease_there = (tmp_path / "out/lease.json").exists()
+    print(f"| {phase} | {signal.Signals(number).name} | {took_s:.1f} s | {code} | {tables} images in tables, {shards} in shards, {runs} in runs {statuses} | "
+          f"lease {'left' if lease_there else 'given back'} |")
+    assert took_s < 10 and code in (128 + number, 0) and "Traceback" not in said, said
+    assert not lease_there and tables == shards == runs and "running" not in statuses
+    if phase in ("planning", "importing", "connecting", "waiting for nodes"):
+        assert not statuses and not list((tmp_path / "out").glob("runs/*")), "a run that has not begun leaves nothing"
+    deadline = time.monotonic() + 60  # what Ray was just starting notices within a minute
+    while (left := [one.name() for one in begun if one.is_running() and one.status() != "zombie"]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not left, left
+
+
 @pytest.mark.chaos
 @pytest.mark.s3
 @pytest.mark.parametrize("kind", ["reset", "refused"])
