@@ -48,7 +48,8 @@ class Coverage:
     `num_with`: readable images that have a truth; `num_without`: readable ones that have none. `rejected`: by reason.
     `num_rejected_with`: rejected images that have a truth. `num_unmatched`, `num_ambiguous`: truths of no image, of several.
     `num_strange`: truths that their own place gives no class. `num_copies`: digests of images that have several classes.
-    `by_class`: readable images of each class, and all of it. `failed`: shards that could not be read. `examples`: by the name of a count.
+    `by_class`: readable images of each class, and all of it. `failed`: shards that could not be read. `spellings`: of a class, that differ
+    from its name. `examples`: by the name of a count.
     """
 
     num_with: int = 0
@@ -61,6 +62,7 @@ class Coverage:
     num_copies: int = 0
     by_class: dict[str, tuple[int, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    spellings: dict[str, list[str]] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -86,6 +88,7 @@ class Coverage:
         unread = sorted(name for name, (readable, every) in self.by_class.items() if every and not readable)
         if unread:
             told.append(f"classes that have images, but none that can be read: {few(unread)}")
+        told += [f"one class is spelled in several ways: {name!r}, {', '.join(map(repr, others))}" for name, others in sorted(self.spellings.items())[:NAMED]]
         told += [f"{shard} could not be read: {why}" for shard, why in sorted(self.failed.items())[:NAMED]]
         if len(self.failed) > NAMED:
             told.append(f"{len(self.failed) - NAMED:,} more shards could not be read")
@@ -113,7 +116,7 @@ def cover(connection: duckdb.DuckDBPyConnection, truth: Truth, output: str, imag
                 "strange": example(strange), "copies": " and ".join((copies or [])[:2])}
     return matched, Coverage(num_with, num_without, dict(connection.sql(_REJECTED).fetchall()), num_rejected_with, len(matched.unmatched),
                              len(matched.ambiguous), len(strange), num_copies, by_class, _failed(connection) | truth.failed,
-                             {name: text for name, text in examples.items() if text})
+                             _spellings(truth), {name: text for name, text in examples.items() if text})
 
 
 def count_covered(matched: Matched, truth: Truth, images: pa.Table, num_of_class: dict[str, int]) -> Coverage:
@@ -124,7 +127,7 @@ def count_covered(matched: Matched, truth: Truth, images: pa.Table, num_of_class
                 "ambiguous": example(matched.ambiguous), "strange": example(strange)}
     return Coverage(len(images) - len(without), len(without), num_unmatched=len(matched.unmatched), num_ambiguous=len(matched.ambiguous),
                     num_strange=len(strange), by_class={name: (number, number) for name, number in num_of_class.items() if number}, failed=truth.failed,
-                    examples={name: text for name, text in examples.items() if text})
+                    spellings=_spellings(truth), examples={name: text for name, text in examples.items() if text})
 
 
 def images_of(connection: duckdb.DuckDBPyConnection) -> pa.Table:
@@ -171,6 +174,10 @@ def example(said: pa.Table) -> str:
     name = row["name"] if "name" in row else row["key"]
     where = f", line {row['line']}" if row["line"] is not None else f" in {row['shard']}" if row["shard"] else ""
     return f"{name}{where}: {row['value']}"
+
+
+def _spellings(truth: Truth) -> dict[str, list[str]]:
+    return {name: sorted(others) for name, others in truth.spellings.items()}
 
 
 def _failed(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:

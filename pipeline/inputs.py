@@ -23,8 +23,8 @@ from pipeline.listing import FILES, LOOP, MISSING, REFUSED, list_input
 from pipeline.manifest import read_manifest
 from pipeline.parquet_shards import check_columns, read_keys, read_rows
 from pipeline.retry import is_transient, told
-from pipeline.shards import SHARD_NAME, Said, Sample, ShardUnreadable, read_said, read_samples
-from pipeline.spelling import name_folder
+from pipeline.shards import SHARD_NAME, Said, Sample, ShardUnreadable, read_said, read_samples, say
+from pipeline.spelling import folder_of, name_folder
 from pipeline.storage import File, child, exists, is_web, join, open_read
 from pipeline.stream import open_random, open_stream
 from pipeline.uris import is_within
@@ -111,8 +111,8 @@ class Inputs:
                 said = list(read_said(file, name if where == "member" else None, self.image_member))
         else:
             with replace(self, max_image_bytes=0).open(uri, group) as (samples, _):
-                said = [Said(sample.key, sample.truth) for sample in samples]
-        return [one._replace(truth=name_folder(one.key)) for one in said] if where == "folder" else said
+                said = [say(sample.key, sample.truth) for sample in samples]
+        return [one._replace(truth=name_folder(one.key), spelling=folder_of(one.key)) for one in said] if where == "folder" else said
 
     def _by_folder(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         if self.truth != "folder":

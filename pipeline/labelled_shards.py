@@ -55,13 +55,15 @@ class Labelled:
 
 
 class ShownOnce:
-    """Shows what the truth covers, once all shards were seen by each of `num_sides`, or at the end."""
+    """Shows what the truth covers: at the start, and what is known only once all shards were seen by each of `num_sides`, or at the end."""
 
     def __init__(self, labelled: Labelled, stream: TextIO, num_sides: int) -> None:
         self.labelled, self.stream = labelled, stream
         self.sides = ("train", "valid")[:num_sides]
         self.seen: dict[tuple[str, str], Seen] = {}
         self.shown = False
+        first, *self.told = labelled.coverage.sentences()
+        self._print([f"truth: {first.rpartition(', ')[0]}; what is rejected is counted in the first epoch", *map("note: {}".format, self.told)])
 
     def add(self, seen: Seen) -> None:
         """Take what a side saw of a shard, the first time."""
@@ -71,11 +73,14 @@ class ShownOnce:
                 self.show()
 
     def show(self) -> None:
-        """Print the sentences, if they were not."""
+        """Print the sentences that are new, if they were not."""
         if not self.shown:
             self.shown = True
             first, *others = self.labelled.add(list(self.seen.values())).sentences()
-            print("\n".join([f"truth: {first}", *(f"note: {sentence}" for sentence in others)]), file=self.stream, flush=True)
+            self._print([f"truth: {first}", *(f"note: {sentence}" for sentence in others if sentence not in self.told)])
+
+    def _print(self, lines: list[str]) -> None:
+        print("\n".join(lines), file=self.stream, flush=True)
 
 
 def read_labelled(examples: Examples, given: pa.Table | None, spread: Callable[[], Spread]) -> Labelled:

@@ -20,8 +20,8 @@ import pyarrow.types as is_type
 from pipeline.compression import HEAD_BYTES
 from pipeline.contents import name_contents
 from pipeline.retry import is_transient, told
-from pipeline.shards import Said, Sample, ShardUnreadable
-from pipeline.spelling import name_number, read_name, spell
+from pipeline.shards import Said, Sample, ShardUnreadable, say
+from pipeline.spelling import name_number, spell
 from pipeline.uris import printable
 
 ROWS_AT_ONCE = 16
@@ -101,7 +101,7 @@ def read_rows(file: Any, image_column: str | None, key_column: str | None, max_b
                 name = name if name is not None else path if path is not None else index
                 large = encoded is not None and len(encoded) > max_bytes
                 yield Sample(index, _text(name), b"" if large or encoded is None else encoded,
-                             "too_large" if large else "empty" if encoded is None else None, truth[0])
+                             "too_large" if large else "empty" if encoded is None else None, truth.truth)
                 index += 1
 
 
@@ -124,13 +124,13 @@ def read_keys(file: Any, image_column: str | None, key_column: str | None,
         for batch, names, truths in _batches(parquet, columns, key, truth_column):
             paths = [held and held["path"] for held in batch[image].to_pylist()] if path else [None] * batch.num_rows
             for name, of_image, truth in zip(names, paths, truths, strict=True):
-                yield Said(_text(name if name is not None else of_image if of_image is not None else index), *truth)
+                yield truth._replace(key=_text(name if name is not None else of_image if of_image is not None else index))
                 index += 1
 
 
 def _batches(parquet: pq.ParquetFile, columns: list[str], key: str | None, truth_column: str | None) -> Iterator[
-        tuple[pa.RecordBatch, list[Any], list[tuple[str | None, bool]]]]:
-    """Some rows at a time, their keys, and their truths: as text, and whether the column's own list of classes has no such one."""
+        tuple[pa.RecordBatch, list[Any], list[Said]]]:
+    """Some rows at a time, their keys, and what they say, for no key yet."""
     classes = _class_names(parquet.schema_arrow, truth_column) if truth_column else []
     for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
         keys = batch[key].to_pylist() if key else [None] * batch.num_rows
@@ -138,15 +138,16 @@ def _batches(parquet: pq.ParquetFile, columns: list[str], key: str | None, truth
         yield batch, keys, [_truth(one, classes) for one in said]
 
 
-def _truth(value: Any, classes: list[str]) -> tuple[str | None, bool]:
-    """A cell as the name of a class; None: it names none. And whether it is a number that no class has."""
+def _truth(value: Any, classes: list[str]) -> Said:
+    """A cell as the name of a class. It is strange if it is a number that no class has."""
     if value is None or isinstance(value, str | bytes):
-        return (None if value is None else read_name(_text(value))), False
+        return say("", None if value is None else _text(value))
     name = name_number(value)
     number = name is not None and name.isdecimal()
     if name is not None and number and classes and int(name) < len(classes):
-        return spell(classes[int(name)]) or None, False
-    return name, name is not None and (not number or bool(classes))
+        named = classes[int(name)]
+        return Said("", spell(named) or None, spelling=named if spell(named) != named else None)
+    return Said("", name, name is not None and (not number or bool(classes)))
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class ShardUnreadable(Exception):
 class Sample:
     """An image and its key. `index`: ordinal in the shard. `error`: why there are no bytes, or None.
 
-    `truth`: what the input itself says the image shows, if that was asked for and it says something.
+    `truth`: what the input itself says the image shows, as it stands there, if that was asked for and it says something.
     """
 
     index: int
@@ -48,12 +48,22 @@ class Sample:
 
 
 class Said(NamedTuple):
-    """What an input says of an image, or of a key that has none. `strange`: its own list of classes has no such one."""
+    """What an input says of an image, or of a key that has none. `strange`: its own list of classes has no such one.
+
+    `spelling`: what stands there, where `truth` is spelled otherwise.
+    """
 
     key: str
     truth: str | None
     strange: bool = False
     is_image: bool = True
+    spelling: str | None = None
+
+
+def say(key: str, text: str | None, is_image: bool = True) -> Said:
+    """What a text says of an image."""
+    name = None if text is None else read_name(text)
+    return Said(key, name, False, is_image, text if name is not None and text != name else None)
 
 
 def read_said(file: IO[bytes], suffix: str | None, image_suffix: str | None = None) -> Iterator[Said]:
@@ -65,11 +75,11 @@ def read_said(file: IO[bytes], suffix: str | None, image_suffix: str | None = No
     samples = list(read_samples(file, 0, truth_suffix=suffix, image_suffix=image_suffix, apart=apart))
     of_key = dict(apart)
     for sample in samples:
-        yield Said(sample.key, sample.truth or of_key.get(sample.key))
+        yield say(sample.key, sample.truth or of_key.get(sample.key))
     beside = {sample.key: sample.truth for sample in samples}
     for key, truth in apart:
         if key not in beside or truth != (beside[key] or of_key[key]):  # it is of no image, or says another thing of one
-            yield Said(key, truth, is_image=False)
+            yield say(key, truth, is_image=False)
 
 
 def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None,
@@ -189,7 +199,8 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
     if member.size > TRUTH_BYTES:
         raise ShardUnreadable(f"{member.name!r} has {member.size:,} bytes: too many for the name of a class")
     content, error = _content(tar, member, TRUTH_BYTES)
-    return None if error else read_name(content.decode("utf-8", "backslashreplace"))
+    text = content.decode("utf-8", "backslashreplace").strip("\r\n")
+    return None if error or read_name(text) is None else text
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> tuple[bytes, str | None]:

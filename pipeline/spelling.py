@@ -61,6 +61,11 @@ def name_folder(key: str) -> str | None:
     return spell(folders[-1]) or None
 
 
+def folder_of(key: str) -> str:
+    """The name of the folder that an image is in, as it stands."""
+    return ("/" + key.replace("\\", "/")).split("/")[-2]
+
+
 def find_alike(names: Iterable[str]) -> list[list[str]]:
     """The names that differ only by case, by blanks or by characters that no one sees; each group in order."""
     groups = defaultdict(set)

@@ -24,7 +24,7 @@ from pipeline.inputs import NONE_FOUND, Inputs, find
 from pipeline.matching import IMAGES, SAID
 from pipeline.retry import Replaced, told
 from pipeline.shards import ShardUnreadable
-from pipeline.spelling import name_folder
+from pipeline.spelling import folder_of, name_folder
 from pipeline.truth_csv import read_csv
 
 HELP = ("FILE.csv (columns shard and key, or file_name, path and the like; and label_id, wnid or label), folder (the name of the folder an "
@@ -47,7 +47,8 @@ class Examples:
 class Truth:
     """`said`: a table of `SAID`. `kind`: what its values are, where the place says so: `label_id`, `wnid` or `label`.
 
-    `images`: a table of `IMAGES`, of the shards that were read; None if none were. `failed`: why shards could not be read.
+    `images`: a table of `IMAGES`, of the shards that were read; None if none were. `failed`: why shards could not be read. `spellings`: of a
+    value those that differ from it.
     """
 
     where: str
@@ -55,6 +56,7 @@ class Truth:
     kind: str | None = None
     images: pa.Table | None = None
     failed: dict[str, str] = field(default_factory=dict)
+    spellings: dict[str, set[str]] = field(default_factory=dict)
 
 
 class Listed(NamedTuple):
@@ -71,11 +73,12 @@ class Listed(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """What was read of one: its truths (`SAID`), its images (`IMAGES`), and why not more."""
+    """What was read of one: its truths (`SAID`), its images (`IMAGES`), why not more; and values and their spellings, where they differ."""
 
     said: pa.Table
     images: pa.Table
     failed: dict[str, str]
+    spellings: set[tuple[str, str]]
 
 
 Spread = Callable[[Callable[[Any], Shard], Iterable[Any]], Iterable[Shard]]
@@ -108,10 +111,11 @@ def read(examples: Examples, images: pa.Table | None = None, for_fit: bool = Fal
     where = examples.where
     check_where(where, examples.uri is not None or images is not None)
     if where.lower().endswith(".csv"):
-        said, kind, column = read_csv(where, for_fit)
-        found = Truth(f"{where}, column {column}", said, kind)
+        said, kind, column, spellings = read_csv(where, for_fit)
+        found = Truth(f"{where}, column {column}", said, kind, spellings=_grouped(spellings))
     elif where == "folder" and images is not None:
-        found = Truth(where, _by_folder(images))
+        said, spellings = _by_folder(images)
+        found = Truth(where, said, spellings=_grouped(spellings))
     else:
         shards = list(_read_shards(examples, spread))
         failed = {name: why for shard in shards for name, why in shard.failed.items()}
@@ -119,7 +123,8 @@ def read(examples: Examples, images: pa.Table | None = None, for_fit: bool = Fal
             name, why = next(iter(failed.items()))
             raise UserError(f"--input {examples.uri}: {name}: {why}{f'; nor can {len(failed) - 1:,} others be read' if len(failed) > 1 else ''}.")
         found = Truth(where, pa.concat_tables([SAID.empty_table(), *(shard.said for shard in shards)]), None,
-                      pa.concat_tables([IMAGES.empty_table(), *(shard.images for shard in shards)]), failed)
+                      pa.concat_tables([IMAGES.empty_table(), *(shard.images for shard in shards)]), failed,
+                      _grouped(pair for shard in shards for pair in shard.spellings))
     if not len(found.said):
         raise UserError(f"--truth {where}: no image has any.")
     return found
@@ -184,12 +189,24 @@ def shards(input_uri: str, format: str) -> Iterator[Listed]:
         yield Listed(listed["path"], storage.child(input_uri, listed["path"]), listed["size"], listed if "members" in listed else None)
 
 
-def _by_folder(images: pa.Table) -> pa.Table:
+def _by_folder(images: pa.Table) -> tuple[pa.Table, set[tuple[str, str]]]:
+    """What the keys of images say by their folders, and the spellings of values."""
     keys = images["key"].combine_chunks()
     folders = pc.replace_substring_regex(keys, r"(?s)[^/\\]*$", "").dictionary_encode()  # each folder is looked at once
-    names = pa.array([name_folder(folder) for folder in folders.dictionary.to_pylist()], pa.string()).take(folders.indices)
-    table = pa.table([images["shard"], keys, names, pa.repeat(False, len(images)), pa.nulls(len(images), pa.int64())], schema=SAID)
-    return table.filter(pc.is_valid(table["value"]))
+    names = [name_folder(folder) for folder in folders.dictionary.to_pylist()]
+    spellings = {(name, folder_of(folder)) for folder, name in zip(folders.dictionary.to_pylist(), names, strict=True) if name is not None}
+    values = pa.array(names, pa.string()).take(folders.indices)
+    table = pa.table([images["shard"], keys, values, pa.repeat(False, len(images)), pa.nulls(len(images), pa.int64())], schema=SAID)
+    return table.filter(pc.is_valid(values)), spellings
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """The spellings of each value that differ from it."""
+    found: dict[str, set[str]] = {}
+    for value, spelling in pairs:
+        if spelling != value:
+            found.setdefault(value, set()).add(spelling)
+    return found
 
 
 def _read_shards(examples: Examples, spread: Spread | None) -> Iterator[Shard]:
@@ -208,7 +225,8 @@ def _read_shard(inputs: Inputs, listed: Listed) -> Shard:
     try:
         found = inputs.read_truths(listed.uri, listed.group)
     except (ShardUnreadable, Replaced, OSError) as error:
-        return Shard(SAID.empty_table(), IMAGES.empty_table(), {shard: told(error)})
+        return Shard(SAID.empty_table(), IMAGES.empty_table(), {shard: told(error)}, set())
     said = [{"shard": shard, "name": one.key, "value": one.truth, "strange": one.strange} for one in found if one.truth]
     keys = [one.key for one in found if one.is_image]
-    return Shard(pa.Table.from_pylist(said, schema=SAID), pa.table([[shard] * len(keys), keys], schema=IMAGES), {})
+    return Shard(pa.Table.from_pylist(said, schema=SAID), pa.table([[shard] * len(keys), keys], schema=IMAGES), {},
+                 {(one.truth, one.spelling) for one in found if one.truth and one.spelling})

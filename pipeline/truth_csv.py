@@ -27,8 +27,8 @@ FOR_NAMES = ("label", "wnid", "label_id")  # a fit shows its classes to people
 BOXES = re.compile(r"\s*(n\d{8})(\s+-?\d+){4}")  # of PredictionString: a wnid and the corners of its box
 
 
-def read_csv(uri: str, for_fit: bool) -> tuple[pa.Table, str, str]:
-    """A table of `SAID`; what the values are (`label_id`, `wnid` or `label`); and the column that they are from.
+def read_csv(uri: str, for_fit: bool) -> tuple[pa.Table, str, str, set[tuple[str, str]]]:
+    """A table of `SAID`; what the values are (`label_id`, `wnid` or `label`); the column that they are from; values and their spellings.
 
     Args:
         for_fit: classes are made of the values. Of several columns the one counts that tells most classes apart, names before numbers.
@@ -55,7 +55,8 @@ def read_csv(uri: str, for_fit: bool) -> tuple[pa.Table, str, str]:
     rows = [(shard or None, name, value, False, line) for shard, name, value, line in zip(shards, columns[image], values, lines, strict=True)
             if value is not None and name]
     said = pa.table([list(column) for column in zip(*rows, strict=True)] or [[] for _ in SAID], schema=SAID)
-    return said, kind, of_classes[kind]
+    spellings = {(value, text) for value, text in zip(values, columns[of_classes[kind]], strict=True) if value is not None and read is read_name}
+    return said, kind, of_classes[kind], spellings
 
 
 def _cell(read: Callable[[str], str | None], uri: str, line: int, column: str, text: str) -> str | None:

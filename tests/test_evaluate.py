@@ -364,3 +364,19 @@ def test_names_of_parts_and_names_alike_are_told():
         "'Cat' and 'cat' are 2 classes, and differ only by case or blanks",
         "'train' and 'val': the names of parts of a data set, not of classes; put each class's images into a folder of its own"]
     assert notes_on(["train"], "member:cls") == []
+
+
+def test_spellings_of_one_class_are_told(tmp_path):
+    """In folders, by the tables; in members; in a column; in a CSV."""
+    images = pa.table([["a.tar"] * 3, ["pear/1", "pear /2", "plum/3"]], schema=IMAGES)
+    assert truth.read(Examples(None, "folder", INPUTS), images).spellings == {"pear": {"pear "}}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.tar").write_bytes(make_tar(("1.jpg", b"i"), ("1.cls", b"pear\n"), ("2.jpg", b"i"), ("2.cls", b"\xef\xbb\xbfpear\n")))
+    assert truth.read(Examples(str(tmp_path / "in"), "member:cls", INPUTS)).spellings == {"pear": {"\ufeffpear"}}
+    (tmp_path / "pq").mkdir()
+    pq.write_table(pa.table({"image": [b"i"] * 2, "label": ["p\u00f6re", "po\u0308re"]}), tmp_path / "pq/a.parquet")
+    assert truth.read(Examples(str(tmp_path / "pq"), "column:label", INPUTS)).spellings == {"p\u00f6re": {"po\u0308re"}}
+    (tmp_path / "t.csv").write_text("key,label\nk0,p\u00f6re\nk1,po\u0308re\n", encoding="utf-8")
+    classes = pa.table([range(2), [None] * 2, ["p\u00f6re", "cat"]], schema=SCHEMA)
+    judged = evaluate(tables(tmp_path / "out", np.eye(2), classes), None, partial(truth.read, Examples(None, str(tmp_path / "t.csv"), INPUTS)))
+    assert judged.top1 == 0.5 and "one class is spelled in several ways: 'p\u00f6re', 'po\u0308re'" in judged.coverage.sentences()
