@@ -80,7 +80,7 @@ class Coverage:
                 f"{sum(self.rejected.values()):,} rejected{of_rejected}"]
         for number, name, words in (
                 (self.num_unmatched, "unmatched", "truths that have no image"),
-                (self.num_ambiguous, "ambiguous", "truths that fit several images, and so count for none"),
+                (self.num_ambiguous, "ambiguous", "truths that fit several images or contradict each other, and so count for none"),
                 (self.num_strange, "strange", "truths that name none of the classes which their own place lists"),
                 (self.num_copies, "copies", "images (by SHA-256) that are in several classes")):
             if number:

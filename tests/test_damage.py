@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import ledger, output, run, storage, weights
+from pipeline import history, ledger, output, run, storage, weights
 from pipeline.classes import load_classes
 from pipeline.config import Config, UserError
 from pipeline.counts import Counts
@@ -42,7 +42,7 @@ DAMAGES = {"empty": lambda _: b"", "cut": lambda data: data[:len(data) // 2], "o
            "footer": flipped, "another schema": lambda _: other_schema(), "JSON list": lambda _: b"[]", "JSON null": lambda _: b"null",
            "JSON of another shape": lambda _: b'{"input": 7, "until": "soon", "run_id": []}'}
 FILES = {"table": "labels/model=*/a.tar.parquet", "shards": "shards/*.parquet", "runs": "runs/*.parquet", "classes": "classes/*.parquet",
-         "mark": "input.json", "lease": "lease.json", "report": "reports/*.html"}
+         "mark": "input.json", "lease": "lease.json", "report": "reports/*.html", "staging": "_staging/*/*.parquet"}
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ def made(tmp_path):
         "num_rejected": 0}], ledger.SHARDS)
     summary = Summary("20261126T213000-aaaaaa", model, 0, 1, 10, 0, True, num_committed=1, counts=Counts(4))
     ledger.write(config.output, "runs", summary.run_id, [run._run_row(config, summary, "done", NOW)], ledger.RUNS)
+    storage.put_whole(f"{config.output}/_staging/20261125T213000-bbbbbb/piece.parquet", (tmp_path / "out/labels" / f"model={model}" / f"{SHARD}.parquet").read_bytes())
     storage.put_whole(output.report_uri(config.output, summary.run_id), b"<html></html>")
     storage.put_whole(f"{config.output}/lease.json", b'{"run_id": "r", "place": "x", "pid": 1, "since": 1.0, "until": 2.0}')
     return config, model
@@ -88,7 +89,7 @@ def test_a_damaged_file_stops_no_night(made, tmp_path, kind, damage):
     assert time.monotonic() - begun < 10
     proof = verify(config.input, config.output, None, Inputs(None, None, 10**6, None))
     assert proof.num_rows == (0 if kind == "table" else 4) and any("unreadable" in one for one in proof.problems) == (kind == "table")
-    for read in (lambda: connect(config.output).sql("SELECT count(*) FROM labels").fetchall(),
+    for read in (lambda: history.settings(config.output, model), lambda: connect(config.output).sql("SELECT count(*) FROM labels").fetchall(),
                  lambda: evaluate(config.output, model, lambda _: Truth("t", pa.table([[None], ["k0"], ["0"], [False], [None]], schema=SAID)))):
         try:
             read()
