@@ -86,14 +86,16 @@ Spread = Callable[[Callable[[Any], Shard], Iterable[Any]], Iterable[Shard]]
 
 def check_where(where: str, has_input: bool) -> None:
     """Raise UserError unless a truth can be there."""
-    kind, colon, name = where.partition(":")
-    if where.lower().endswith(".csv") or where == "folder" or colon and kind == "column" and name or colon and kind == "member" and re.fullmatch(r"[^:/.][^:/]*", name):
-        pass
-    else:
+    if where.lower().endswith(".csv"):
+        check_uri("truth", where)
+        return
+    kind, _, name = where.partition(":")
+    known = where == "folder" or kind == "column" and name or kind == "member" and re.fullmatch(r"[^:/.][^:/]*", name)
+    if not known:
         hint = f"; write member:{name.lstrip('.')}, without the dot" if kind == "member" and name.startswith(".") and name.strip(".") else \
             "; write it in small letters" if kind != kind.lower() and kind.lower() in ("folder", "member", "column") else ""
         raise UserError(f"--truth {where}: it takes {HELP}{hint}.")
-    if kind in ("member", "column") and colon and not where.lower().endswith(".csv") and not has_input:
+    if where != "folder" and not has_input:
         raise UserError(f"--truth {where}: it is in the shards, so name them with --input.")
 
 

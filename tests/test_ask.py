@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from duckdb_extensions import import_extension
 
 from pipeline import ledger, storage
 from pipeline.config import UserError
@@ -133,6 +134,7 @@ def test_any_folder_over_s3(s3, monkeypatch):
     environ, _ = s3
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
+    import_extension("httpfs")  # from its package: a machine that is new has none
     connection = duckdb.connect()
     connection.load_extension("httpfs")
     connection.execute(f"CREATE SECRET (TYPE s3, KEY_ID '{environ['AWS_ACCESS_KEY_ID']}', SECRET '{environ['AWS_SECRET_ACCESS_KEY']}', "
