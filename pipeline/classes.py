@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,6 +48,12 @@ def load_classes(path: str | None = None) -> pa.Table:
     except Exception as error:  # each store has its own exceptions
         raise storage.explain("classes", path, error) from error
     return _parse(data, path)
+
+
+def unique_names(classes: pa.Table) -> list[str]:
+    """What to call each class: its label, with the wnid behind it where another class has the same label."""
+    labels = Counter(classes["label"].to_pylist())
+    return [f"{row['label']} ({row['wnid']})" if labels[row["label"]] > 1 else row["label"] for row in classes.to_pylist()]
 
 
 def _parse(data: bytes, path: str) -> pa.Table:

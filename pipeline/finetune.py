@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline import weights
 from pipeline.class_ids import classes_of, targets
+from pipeline.classes import unique_names
 from pipeline.config import UserError, canonical_uri, check_uri
 from pipeline.coverage import Coverage, cover, few, images_of
 from pipeline.holdout import held_out
@@ -73,7 +74,7 @@ def fit(output: str, spec: str, read: Callable[[pa.Table], Truth], holdout: floa
     embedding_ND, sha256, values, coverage, kind = _embeddings(canonical_uri(output), chosen.model_id, read)
     classes = classes_of(values, kind)
     target_N = targets(values, classes)
-    num_of_class = dict(zip(classes["label"].to_pylist(), np.bincount(target_N, minlength=len(classes)).tolist(), strict=True))
+    num_of_class = dict(zip(unique_names(classes), np.bincount(target_N, minlength=len(classes)).tolist(), strict=True))
     outside = np.array([held_out(one, holdout) for one in sha256])
     choosing = ~outside & np.array([held_out(one, CHOICE, salt=1) for one in sha256])
     fitting = ~outside & ~choosing

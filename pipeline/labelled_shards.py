@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline import truth
 from pipeline.class_ids import classes_of, resolve
+from pipeline.classes import unique_names
 from pipeline.config import UserError
 from pipeline.coverage import Coverage, count_covered, example, few, need_match
 from pipeline.crops import SHARDS, Seen
@@ -27,7 +28,7 @@ from pipeline.truth import Examples, Spread
 
 @dataclass
 class Labelled:
-    """`shards`: a table of `crops.SHARDS`. `coverage`: of all images; none is rejected yet. `num_of_class`: images by label."""
+    """`shards`: a table of `crops.SHARDS`. `coverage`: of all images; none is rejected yet. `num_of_class`: images by name."""
 
     shards: pa.Table
     classes: pa.Table
@@ -36,7 +37,7 @@ class Labelled:
 
     def add(self, seen: list[Seen]) -> Coverage:
         """The coverage, with what was seen of the images once each."""
-        names = self.classes["label"].to_pylist()
+        names = unique_names(self.classes)
         rejected = sum((one.rejected for one in seen), Counter[tuple[str, int]]())
         targets: dict[bytes, set[int]] = {}
         for one in seen:
@@ -111,7 +112,7 @@ def read_labelled(examples: Examples, given: pa.Table | None, spread: Callable[[
     if label_id.null_count:
         strange = sound.filter(pc.is_null(label_id))
         raise UserError(f"--truth {examples.where}: {len(strange):,} images are of no class of the {len(classes):,} (such as {example(strange)}).")
-    names = classes["label"].to_pylist()
+    names = unique_names(classes)
     counts = Counter(label_id.to_pylist())
     num_of_class = {name: counts.get(at, 0) for at, name in enumerate(names)}
     return Labelled(_by_shard(sound, label_id, listed), classes, count_covered(matched, known, known.images, num_of_class), num_of_class)

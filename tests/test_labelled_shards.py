@@ -3,9 +3,10 @@
 import io
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 
-from pipeline.classes import load_classes
+from pipeline.classes import SCHEMA, load_classes
 from pipeline.config import Config, UserError
 from pipeline.coverage import NothingMatches
 from pipeline.crops import Seen
@@ -72,6 +73,15 @@ def test_what_is_shown_once_all_was_seen(tars, tmp_path):
         "note: images (by SHA-256) that are in several classes: 1", "note: classes that have images, but none that can be read: cat"]
     shown.show()
     assert len(stream.getvalue().splitlines()) == 3
+
+
+def test_two_classes_of_one_label(tars, tmp_path):
+    """The bird, of which no image can be read, and the machine, of which there is none."""
+    (tmp_path / "t.csv").write_text("file_name,wnid\na0.jpg,n1\na1.jpg,n3\n")
+    classes = pa.table([range(3), ["n1", "n2", "n3"], ["crane", "crane", "tench"]], schema=SCHEMA)
+    found = read_labelled(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), classes, no_cluster)
+    assert found.num_of_class == {"crane (n1)": 1, "crane (n2)": 0, "tench": 1}
+    assert found.add([Seen("a.tar", "train", Counter({("truncated", 0): 1}))]).by_class == {"crane (n1)": (0, 1), "tench": (1, 1)}
 
 
 def test_classes_without_images():
