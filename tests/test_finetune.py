@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from subprocess import run
@@ -27,14 +28,19 @@ from tests.test_evaluate import said, tables
 DIGITS = 160
 
 
+def save_digits(folder: Path, name: Callable[[int, bool], str]) -> None:
+    """Pictures of digits, each by the name that its number, and whether the digit is even, give it."""
+    digits = load_digits()
+    for n, (image_HW, digit) in enumerate(zip(digits.images[:DIGITS], digits.target[:DIGITS], strict=True)):
+        path = folder / name(n, digit % 2 == 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(image_HW * 15)).resize((96, 96), Image.Resampling.BICUBIC).save(path)
+
+
 @pytest.mark.slow
 def test_own_classes_from_folder_to_table(tmp_path):
     """Digits in folders: labelled, a head fitted, labelled with it, judged; every label as the head itself gives it."""
-    digits = load_digits()
-    for n, (image_HW, digit) in enumerate(zip(digits.images[:DIGITS], digits.target[:DIGITS], strict=True)):
-        path = tmp_path / f"in/{'even' if digit % 2 == 0 else 'odd'}/{n:04}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.uint8(image_HW * 15)).resize((96, 96), Image.Resampling.BICUBIC).save(path)
+    save_digits(tmp_path, lambda n, even: f"in/{'even' if even else 'odd'}/{n:04}.png")
     first = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", "seed:0")
     assert first.returncode == 0, first.stderr
     fitted = job("finetune", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", "seed:0",
@@ -146,11 +152,7 @@ def test_a_share_that_is_none():
 @pytest.mark.slow
 def test_the_walk_of_the_readme(tmp_path):
     """Its own commands, but for the training, with weights that are at hand: what it has not seen is labelled better than by chance."""
-    digits = load_digits()
-    for n, (image_HW, digit) in enumerate(zip(digits.images[:DIGITS], digits.target[:DIGITS], strict=True)):
-        path = tmp_path / f"{'new' if n % 4 == 0 else 'photos'}/{'even' if digit % 2 == 0 else 'odd '}/{n:04}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.uint8(image_HW * 15)).resize((96, 96), Image.Resampling.BICUBIC).save(path)
+    save_digits(tmp_path, lambda n, even: f"{'new' if n % 4 == 0 else 'photos'}/{'even' if even else 'odd '}/{n:04}.png")
     walk = (ROOT / "README.md").read_text().partition("## Your own classes")[2].partition("```")[2].partition("```")[0]
     commands = [line.partition("#")[0].split() for line in walk.splitlines() if line.startswith("jobs/")]
     assert [Path(command[0]).stem for command in commands] == ["label", "finetune", "label", "evaluate", "train"]
