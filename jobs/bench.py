@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.bench import PARTS, run
 from pipeline.bench.measure import Setting
 from pipeline.bench.photos import photographs
-from pipeline.config import UserError
+from pipeline.errors import UserError
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline import weights
-from pipeline.config import UserError
-from pipeline.output import labels_folder, tables_glob
+from pipeline.errors import UserError
+from pipeline.model import weights
+from pipeline.tables.output import labels_folder, tables_glob
 
 JOBS = Path(__file__).parent
 FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}

@@ -14,15 +14,15 @@ import argparse
 import sys
 from functools import partial
 
-from pipeline import truth
-from pipeline.config import UserError
-from pipeline.history import settings
-from pipeline.holdout import interval
-from pipeline.inputs import add_flags, chosen
+from pipeline.errors import UserError
+from pipeline.inputs.find import add_flags, choose_inputs
+from pipeline.tables.history import read_settings
+from pipeline.truth import sources
+from pipeline.truth.holdout import wilson_interval
 
 try:
-    from pipeline.coverage import notes_on
-    from pipeline.evaluate import REFERENCE, REFERENCE_SET, Evaluation, evaluate, save
+    from pipeline.truth.coverage import describe_odd_names
+    from pipeline.truth.evaluate import REFERENCE, REFERENCE_SET, Evaluation, evaluate, save_evaluation
 except ImportError as error:
     sys.exit(f"error: jobs/evaluate.py needs DuckDB: pip install -c constraints.txt '.[sql]' ({error})")
 
@@ -32,7 +32,7 @@ SHOWN = 10
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, metavar="URI", help="the tables, as given to jobs/label.py")
-    parser.add_argument("--truth", metavar="WHERE", help=f"{truth.HELP}; default: what --input seems to have")
+    parser.add_argument("--truth", metavar="WHERE", help=f"{sources.HELP}; default: what --input seems to have")
     parser.add_argument("--input", metavar="URI", help="the shards, as given to jobs/label.py")
     parser.add_argument("--model", metavar="MODEL_ID", help="which model's tables, if there are several")
     parser.add_argument("--save", metavar="URI", help="folder for evaluation.json and for CSVs of all classes, confusions "
@@ -43,12 +43,12 @@ def main() -> int:
         parser.error("say with --truth or --input where the truth is")
     try:
         if options.truth:
-            truth.check_where(options.truth, options.input is not None or options.truth == "folder")
-        inputs, format = chosen(options, settings(options.output, options.model))
-        where = options.truth or truth.look(options.input, inputs, format)
-        evaluation = evaluate(options.output, options.model, partial(truth.read, truth.Examples(options.input, where, inputs, format)))
+            sources.check_where(options.truth, options.input is not None or options.truth == "folder")
+        inputs, format = choose_inputs(options, read_settings(options.output, options.model))
+        where = options.truth or sources.guess_where(options.input, inputs, format)
+        evaluation = evaluate(options.output, options.model, partial(sources.read_truth, sources.Examples(options.input, where, inputs, format)))
         if options.save:
-            save(evaluation, options.save)
+            save_evaluation(evaluation, options.save)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -60,14 +60,14 @@ def report(evaluation: Evaluation, where: str) -> None:
     """Print the figures, for a person."""
     print(f"model      {evaluation.model_id}")
     print(f"truth      {where}, by {evaluation.truth_by}; {evaluation.coverage.sentences()[0]}")
-    for sentence in [*evaluation.coverage.sentences()[1:], *notes_on(evaluation.coverage.by_class, where)]:
+    for sentence in [*evaluation.coverage.sentences()[1:], *describe_odd_names(evaluation.coverage.by_class, where)]:
         print(f"note       {sentence}")
     if evaluation.num_foreign:
         print(f"note       {evaluation.num_foreign:,} truths are no class of the model, and count as wrong (such as {evaluation.foreign_example})")
     if evaluation.num_rejected:
         print(f"note       the {evaluation.num_rejected:,} rejected images that have a truth count as wrong")
     for name, share, reference in zip(("top-1", "top-5"), (evaluation.top1, evaluation.top5), REFERENCE, strict=True):
-        low, high = interval(share, evaluation.num_images)
+        low, high = wilson_interval(share, evaluation.num_images)
         print(f"{name}      {share:7.2%} of {evaluation.num_images:,} (95 %: {low:.1%} to {high:.1%})"
               f"{f'   reference {reference:.2%} ({REFERENCE_SET})' if evaluation.imagenet_1k else ''}")
     print(f"ECE        {evaluation.ece:7.2%}   (confidence and accuracy apart, over {len(evaluation.calibration)} bins)")

@@ -13,17 +13,19 @@ import argparse
 import sys
 from functools import partial
 
-from pipeline import truth
-from pipeline.claim import check_not_overwritten
-from pipeline.config import Config, UserError, canonical_uri, check_uri
-from pipeline.history import settings
-from pipeline.holdout import interval
-from pipeline.inputs import add_flags, chosen
+from pipeline.config import Config, check_uri
+from pipeline.errors import UserError
+from pipeline.inputs.find import add_flags, choose_inputs
+from pipeline.store.uris import canonical_uri
+from pipeline.tables.history import read_settings
+from pipeline.training.claim import check_not_overwritten
+from pipeline.truth import sources
+from pipeline.truth.holdout import wilson_interval
 
 try:
-    from pipeline.coverage import describe_classes, notes_on
-    from pipeline.finetune import fit
-    from pipeline.saved import CLASSES, WEIGHTS, save_model
+    from pipeline.trainer.saved import CLASSES, WEIGHTS, save_model
+    from pipeline.training.finetune import fit
+    from pipeline.truth.coverage import describe_classes, describe_odd_names
 except ImportError as error:
     sys.exit(f"error: jobs/finetune.py needs scikit-learn and DuckDB: pip install -c constraints.txt '.[sql,train]' ({error})")
 
@@ -34,7 +36,7 @@ def main() -> int:
     parser.add_argument("--save", required=True, metavar="URI", help=f"folder for {WEIGHTS} and {CLASSES}")
     parser.add_argument("--weights", default=Config.weights, metavar="WEIGHTS",
                         help="those that labelled the tables (default: %(default)s)")
-    parser.add_argument("--truth", metavar="WHERE", help=f"{truth.HELP}; default: what --input seems to have")
+    parser.add_argument("--truth", metavar="WHERE", help=f"{sources.HELP}; default: what --input seems to have")
     parser.add_argument("--input", metavar="URI", help="the shards, as given to jobs/label.py")
     parser.add_argument("--holdout", type=float, default=0.2, metavar="SHARE",
                         help="of the images, kept to judge the head by (default: %(default)s)")
@@ -46,27 +48,27 @@ def main() -> int:
         parser.error(f"--holdout {options.holdout}: it is a share, between 0 and 1")
     try:
         if options.truth:
-            truth.check_where(options.truth, options.input is not None or options.truth == "folder")
+            sources.check_where(options.truth, options.input is not None or options.truth == "folder")
         check_uri("save", options.save)
         folder = canonical_uri(options.save)
         check_not_overwritten(folder, options.weights)
-        inputs, format = chosen(options, settings(options.output, None))
-        where = options.truth or truth.look(options.input, inputs, format)
-        head = fit(options.output, options.weights, partial(truth.read, truth.Examples(options.input, where, inputs, format), for_fit=True),
+        inputs, format = choose_inputs(options, read_settings(options.output, None))
+        where = options.truth or sources.guess_where(options.input, inputs, format)
+        head = fit(options.output, options.weights, partial(sources.read_truth, sources.Examples(options.input, where, inputs, format), for_fit=True),
                    options.holdout)
         save_model(head.state, head.classes, folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     print(f"truth      {where}; {head.coverage.sentences()[0]}")
-    for sentence in [*head.coverage.sentences()[1:], *notes_on(head.num_of_class, where)]:
+    for sentence in [*head.coverage.sentences()[1:], *describe_odd_names(head.num_of_class, where)]:
         print(f"note       {sentence}")
     print(f"classes    {describe_classes(head.num_of_class)}")
     print(f"fitted on  {head.num_fitted:,} images (regularisation C = {head.strength:g})")
     if head.top1 is None:
         print("held out   no image is held out: no accuracy")
     else:
-        low, high = interval(head.top1, head.num_held_out)
+        low, high = wilson_interval(head.top1, head.num_held_out)
         print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} (95 %: {low:.1%} to {high:.1%}); "
               f"the most frequent class alone {head.chance:.2%}")
     print(f"label      jobs/label.py --weights {folder}/{WEIGHTS} --classes {folder}/{CLASSES} --input URI --output URI")

@@ -11,12 +11,13 @@ Only shards that are new, changed or were never finished are labelled; a killed 
 import os
 import sys
 
-from pipeline.config import UserError, parse_config
-from pipeline.output import labels_folder, report_uri, tables_glob
-from pipeline.report import duration
-from pipeline.run import label
+from pipeline.config import parse_config
+from pipeline.errors import UserError
+from pipeline.report.render import format_duration
+from pipeline.run.night import label
+from pipeline.run.tally import Summary
 from pipeline.stop import Stop, Stopped
-from pipeline.tally import Summary
+from pipeline.tables.output import labels_folder, report_uri, tables_glob
 
 NAMED = 20  # failed shards that are printed
 
@@ -45,7 +46,7 @@ def report(summary: Summary, output: str, dry_run: bool) -> None:
         for note in summary.notes:
             print(f"note      {note}")
         if summary.expected_s is not None:
-            print(f"it may take {duration(summary.expected_s)}, if it goes as fast as the run before")
+            print(f"it may take {format_duration(summary.expected_s)}, if it goes as fast as the run before")
         return
     if not summary.num_pending:
         print(f"nothing to do: all {summary.num_skipped:,} shards are labelled by {summary.model_id}")

@@ -14,8 +14,8 @@ Exit status: 0 packed, 2 wrong usage, or a file that cannot be read or written: 
 import argparse
 import sys
 
-from pipeline.config import UserError
-from pipeline.pack import pack
+from pipeline.errors import UserError
+from pipeline.inputs.pack import pack
 
 
 def main() -> int:

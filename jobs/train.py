@@ -15,13 +15,14 @@ import sys
 from dataclasses import fields
 from importlib.util import find_spec
 
-from pipeline import truth
-from pipeline.config import UserError, check_uri
-from pipeline.holdout import interval
-from pipeline.inputs import add_flags, chosen
-from pipeline.recipe import Recipe, check_workers
+from pipeline.config import check_uri
+from pipeline.errors import UserError
+from pipeline.inputs.find import add_flags, choose_inputs
 from pipeline.stop import Stop, Stopped
-from pipeline.training import train
+from pipeline.trainer.recipe import Recipe, check_workers
+from pipeline.training.begin import train
+from pipeline.truth import sources
+from pipeline.truth.holdout import wilson_interval
 
 PARTS = {"epochs": "times over all images", "batch_size": "images a step, of all workers together", "image_size": "pixels",
          "learning_rate": "at the start", "decay_rate": "by which it is multiplied", "decay_epochs": "every so many epochs",
@@ -52,7 +53,7 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--input", required=True, metavar="URI", help="shards, as jobs/label.py takes them")
-    data.add_argument("--truth", metavar="WHERE", help=f"{truth.HELP}; default: what --input seems to have")
+    data.add_argument("--truth", metavar="WHERE", help=f"{sources.HELP}; default: what --input seems to have")
     data.add_argument("--validation", metavar="URI", help="shards to judge by (default: a part of --input)")
     data.add_argument("--validation-truth", metavar="WHERE", help="default: as --truth")
     data.add_argument("--holdout", type=float, default=0.05, metavar="SHARE",
@@ -79,17 +80,17 @@ def parsed(argv: list[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace, stop: Stop) -> dict[str, float]:
     """Check the flags; then train. torch and Ray, which take seconds to import, come last."""
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
-    inputs, format = chosen(options, {})
+    inputs, format = choose_inputs(options, {})
     check(options)
     if inputs.max_image_bytes < 1:
         raise UserError(f"--max-image-bytes is {inputs.max_image_bytes}; it must be at least 1.")
     if options.workers is not None:
         check_workers(recipe, options.workers)
-    where = options.truth if options.truth is not None else truth.look(options.input, inputs, format)
+    where = options.truth if options.truth is not None else sources.guess_where(options.input, inputs, format)
     validation = None
     if options.validation is not None:
-        validation = truth.Examples(options.validation, where if options.validation_truth is None else options.validation_truth, inputs, format)
-    return train(truth.Examples(options.input, where, inputs, format), validation, options.holdout, recipe, options.weights, options.classes,
+        validation = sources.Examples(options.validation, where if options.validation_truth is None else options.validation_truth, inputs, format)
+    return train(sources.Examples(options.input, where, inputs, format), validation, options.holdout, recipe, options.weights, options.classes,
                  options.save, options.workers, sys.stderr, stop, options.lease)
 
 
@@ -113,7 +114,7 @@ def report(figures: dict[str, float], folder: str) -> None:
 
 def told(share: float, number: int) -> str:
     """A share with its 95 % interval: `75.00 % (95 %: 30.1 to 95.4 %)`."""
-    low, high = interval(share, number)
+    low, high = wilson_interval(share, number)
     return f"{100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f} %)"
 
 

@@ -7,10 +7,10 @@ Exit status: 0 proven, 1 something is wrong, 2 wrong usage.
 import argparse
 import sys
 
-from pipeline.config import UserError
-from pipeline.history import settings
-from pipeline.inputs import add_flags, chosen
-from pipeline.verify import verify
+from pipeline.errors import UserError
+from pipeline.inputs.find import add_flags, choose_inputs
+from pipeline.run.verify import verify
+from pipeline.tables.history import read_settings
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     add_flags(parser)
     options = parser.parse_args()
     try:
-        inputs, format = chosen(options, settings(options.output, options.model))
+        inputs, format = choose_inputs(options, read_settings(options.output, options.model))
         proof = verify(options.input, options.output, options.model, inputs, format)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -17,17 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.uris import canonical_uri, find_fault, is_same_place, is_within
+from pipeline.errors import UserError
+from pipeline.store.uris import canonical_uri, find_fault, is_same_place, is_within
 
 ENV_PREFIX = "LABEL_"
 OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "_staging")  # that the job makes in an output
 FORMATS = ("auto", "tar", "parquet", "images", "manifest")  # of an input
-
-
-class UserError(Exception):
-    """A mistake the user can mend, told in one sentence that names the flag or file."""
-
-    exit_code = 2
 
 
 def _option(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from pipeline import listing, retry
+from pipeline.store import listing, retry
 from tests.faults import FaultProxy
 from tests.test_shards import make_tar
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.folded import FoldedConv, best
-from pipeline.inception_v4 import EMBEDDING_SIZE, Conv
+from pipeline.model.inception_v4 import Conv
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.runners.folded import FoldedConv, top_k
 
 REAL = {name: getattr(torch.Tensor, name) for name in ("copy_", "fill_", "numpy", "to", "cpu", "cuda")}
 
@@ -310,7 +311,7 @@ class TinyNetwork(nn.Module):
         """uint8 [N, 299, 299, 3] -> float32 [N, 2k + 1536]."""
         x_NCHW = image_NHWC[:, 8::35, 8::35].permute(0, 3, 1, 2).to(self.dtype) - 127.5
         embedding_ND = self.features(x_NCHW.contiguous(memory_format=torch.channels_last)).float().flatten(1)
-        prob_NK, label_id_NK = best(self.last_linear(embedding_ND).softmax(1), self.num_top)
+        prob_NK, label_id_NK = top_k(self.last_linear(embedding_ND).softmax(1), self.num_top)
         return torch.cat((label_id_NK.float(), prob_NK, embedding_ND), 1)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.table import EMBEDDING
+from pipeline.model.spec import EMBEDDING_SIZE
 
 ROOT = Path(__file__).parents[1]
 IMAGES_PER_S = 240.0  # of all GPUs together: two cores must decode so many, and run all of Ray beside
@@ -44,7 +44,7 @@ class SleepingLabeller:
             time.sleep(self.batch_s * self.slots_for(len(image_NHWC)) / BATCH)
             self.log.write(f"{begun} {time.time()} {len(image_NHWC)}\n")
             self.log.flush()
-        answer_NK = np.zeros((len(image_NHWC), 2 * self.num_top + EMBEDDING), np.float32)
+        answer_NK = np.zeros((len(image_NHWC), 2 * self.num_top + EMBEDDING_SIZE), np.float32)
         answer_NK[:, :5] = np.arange(5)
         answer_NK[:, 5:10] = 0.2
         return answer_NK
@@ -87,9 +87,9 @@ def run(folder: Path, weights: str, shapes: list[tuple[int, int]]) -> dict[str, 
 
     import ray
 
-    from pipeline import graph
+    from pipeline.actors import graph
     from pipeline.config import Config
-    from pipeline.run import label
+    from pipeline.run.night import label
     num_gpus = sum(gpus for _, gpus in shapes)
     log = folder / "log"
     log.mkdir()

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from duckdb_extensions import import_extension
 
-from pipeline import ledger, storage
-from pipeline.config import UserError
-from pipeline.output import labels_folder, only_model, tables_glob
-from pipeline.query import ask, connect, strangers, told
-from pipeline.verify import verify
+from pipeline.errors import UserError
+from pipeline.run.verify import verify
+from pipeline.store import storage
+from pipeline.tables import ledger
+from pipeline.tables.output import labels_folder, only_model, tables_glob
+from pipeline.tables.query import ask, connect, explaining_sql_errors, note_foreign_tables
 from tests.conftest import job
 from tests.test_query import ANSWERS, MODEL, NAMES, fill
 from tests.test_table_paths import put
@@ -40,7 +41,7 @@ def refusal(output: str, *arguments: str) -> str:
 
 def answer(output: str, question: str, settings: dict | None = None) -> list[tuple]:
     connection = connect(output)
-    with told(connection):
+    with explaining_sql_errors(connection):
         return ask(connection, question, settings).fetchall()
 
 
@@ -176,17 +177,17 @@ def test_a_night_is_the_same_in_all_time_zones(output, zone):
 
 def test_tables_without_a_shard_are_counted(output):
     connection = connect(output)
-    assert strangers(connection, "labels") is None  # no run counted them
+    assert note_foreign_tables(connection, "labels") is None  # no run counted them
     a_run(output, "20261125T030000-aaaaaa", num_orphans=3)
     a_run(output, "20261126T030000-bbbbbb", num_orphans=0, config=json.dumps({"partition": "dt=2026-11-26"}))
     a_run(output, "20261127T030000-cccccc", model_id=OTHER, num_orphans=9)
     says = "3 tables are of shards that the input no longer had at run 20261125T030000-aaaaaa; their rows are in the answer"
-    assert strangers(connect(output), "labels") == strangers(connect(output), "SELECT 1 FROM top5") == says
-    assert strangers(connect(output), "throughput") is None
+    assert note_foreign_tables(connect(output), "labels") == note_foreign_tables(connect(output), "SELECT 1 FROM top5") == says
+    assert note_foreign_tables(connect(output), "throughput") is None
     done = job("query", "--output", output, "rejects")
     assert done.returncode == 0 and done.stderr == f"note: {says}\n" and "truncated" in done.stdout
     a_run(output, "20261128T030000-dddddd", num_orphans=0)
-    assert strangers(connect(output), "labels") is None
+    assert note_foreign_tables(connect(output), "labels") is None
 
 
 @pytest.mark.parametrize("name", ["0.parquet", "zz.parquet"])

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline import on_cuda, probe
-from pipeline.bench import driver, gpu, gpu_rivals, measure, plan, sql
+from pipeline.bench import driver, measure, plan, sql
+from pipeline.bench.gpu import device, rivals
 from pipeline.bench.photos import PER_SHARD, photographs, write_shards
-from pipeline.config import UserError
+from pipeline.errors import UserError
+from pipeline.runners import on_cuda, probe
 from tests.conftest import job
 from tests.cuda_stand_in import TinyNetwork, install, tiny_state
 from tests.test_shards import make_tar
@@ -88,13 +89,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     monkeypatch.setattr(on_cuda, "ACTIVATION_BYTES", 2**10)
     monkeypatch.setattr(on_cuda, "LARGEST_MAP", 2**11)
-    for module in (probe, gpu_rivals):
+    for module in (probe, rivals):
         monkeypatch.setattr(module, "UintNetwork", TinyNetwork)
-    monkeypatch.setattr("pipeline.weights.load", lambda _: tiny_state())
-    monkeypatch.setattr(gpu_rivals, "_timm", lambda state: lambda image_NCHW: image_NCHW.mean((2, 3)))
-    monkeypatch.setattr(gpu_rivals, "PASSES", 2)
+    monkeypatch.setattr("pipeline.model.weights.load", lambda _: tiny_state())
+    monkeypatch.setattr(rivals, "_timm", lambda state: lambda image_NCHW: image_NCHW.mean((2, 3)))
+    monkeypatch.setattr(rivals, "PASSES", 2)
     for name, value in (("BATCH", 4), ("MATRIX_SIZE", 64)):
-        monkeypatch.setattr(gpu, name, value)
+        monkeypatch.setattr(device, name, value)
     monkeypatch.setattr(torch, "compile", lambda model: model)
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
@@ -110,7 +111,7 @@ def fake_job(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(seconds=1.0 + number / 10)
     monkeypatch.setattr("pipeline.bench.job.run_job", run_job)
     monkeypatch.setattr("pipeline.bench.feed.one_core_rate", lambda photos: 100.0)
-    monkeypatch.setattr(gpu, "SIZES", (1, 2))
+    monkeypatch.setattr(device, "SIZES", (1, 2))
 
 
 def test_the_gpu_part_on_a_stand_in(stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -122,7 +123,7 @@ def test_the_gpu_part_on_a_stand_in(stand_in: None, tmp_path: Path, monkeypatch:
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{smi.parent}:/usr/bin:/bin")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5,GPU-6")
-    part = gpu.measure(measure.Setting(photographs(None), str(tmp_path), 1))
+    part = device.measure(measure.Setting(photographs(None), str(tmp_path), 1))
     assert sorted(part.ratios) == sorted([
         "gpu_images_per_s", "gpu_startup_s", "gpu_flops_share", "gpu_fast_vs_plain", "gpu_vs_timm_eager",
         "gpu_vs_timm_compiled", "gpu_fed_of_model", "gpu_job_of_limit", "gpu_busy"])
@@ -133,8 +134,8 @@ def test_the_gpu_part_on_a_stand_in(stand_in: None, tmp_path: Path, monkeypatch:
     figures = part.figures["gpu"]
     assert isinstance(figures, dict) and figures["runner"] == "fast"
     assert set(figures["rates"]) == {
-        gpu_rivals.FAST, gpu_rivals.UNFUSED, gpu_rivals.PLAIN, gpu_rivals.EAGER, gpu_rivals.COMPILED,
-        gpu_rivals.OURS_COMPILED, gpu_rivals.FED_2, gpu_rivals.FED_3, gpu_rivals.FED_PLAIN}
+        rivals.FAST, rivals.UNFUSED, rivals.PLAIN, rivals.EAGER, rivals.COMPILED,
+        rivals.OURS_COMPILED, rivals.FED_2, rivals.FED_3, rivals.FED_PLAIN}
 
 
 def test_the_gpu_part_where_much_fails(stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -146,7 +147,7 @@ def test_the_gpu_part_where_much_fails(stand_in: None, tmp_path: Path, monkeypat
     monkeypatch.setattr(torch.profiler, "profile", lambda activities: no_compiler(activities))
     for name in ("ray", "pipeline.bench.model"):
         monkeypatch.setitem(sys.modules, name, None)
-    part = gpu.measure(measure.Setting([b"no photograph"], str(tmp_path), 1))
+    part = device.measure(measure.Setting([b"no photograph"], str(tmp_path), 1))
     assert {"gpu_images_per_s", "gpu_vs_timm_eager", "gpu_fed_of_model"} < set(part.ratios)
     assert not {"gpu_fast_vs_plain", "gpu_vs_timm_compiled", "gpu_job_of_limit", "gpu_busy"} & set(part.ratios)
     printed = capsys.readouterr().out
@@ -158,7 +159,7 @@ def test_the_gpu_part_where_much_fails(stand_in: None, tmp_path: Path, monkeypat
 
 def test_the_rivals_that_others_made(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
-    monkeypatch.setattr(gpu_rivals, "PASSES", 1)
+    monkeypatch.setattr(rivals, "PASSES", 1)
     asked: dict[str, Any] = {}
 
     def compile(model: object, **options: Any) -> object:
@@ -166,8 +167,8 @@ def test_the_rivals_that_others_made(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda image_NCHW: image_NCHW
     monkeypatch.setitem(sys.modules, "torch_tensorrt", SimpleNamespace(compile=compile))
     labeller = SimpleNamespace(batch_size=2, precision="fp32", run=None, num_top=5)
-    makers = gpu_rivals.builders(tiny_state(), labeller, np.zeros((4, 299, 299, 3), np.uint8))  # type: ignore[arg-type]
-    assert [makers[name]()() for name in (gpu_rivals.EAGER, gpu_rivals.TENSORRT)] == [2, 2]
+    makers = rivals.builders(tiny_state(), labeller, np.zeros((4, 299, 299, 3), np.uint8))  # type: ignore[arg-type]
+    assert [makers[name]()() for name in (rivals.EAGER, rivals.TENSORRT)] == [2, 2]
     images = asked["inputs"][0]
     assert images.dtype == torch.half and images.shape == (2, 3, 299, 299) and images.min() == images.max() == -1
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -181,36 +182,36 @@ def test_a_rival_that_fails_later_is_left_out(capsys: pytest.CaptureFixture[str]
         if len(turns) == 3:
             raise RuntimeError("out of memory")
         return 1
-    rates = gpu_rivals.ready({"breaks": lambda: breaks, "works": lambda: lambda: 1}, 4)
+    rates = rivals.ready({"breaks": lambda: breaks, "works": lambda: lambda: 1}, 4)
     assert list(rates) == ["works"] and len(rates["works"]) == 4 and len(turns) == 3
     assert "breaks: failed, RuntimeError: out of memory" in capsys.readouterr().out
 
 
 def test_busy_without_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with gpu._busy(str(tmp_path / "busy")) as shares:
+    with device._busy(str(tmp_path / "busy")) as shares:
         pass
     assert shares == []
 
 
 def test_the_gpu_part_measures_what_it_says() -> None:
-    assert gpu.matrix_rate("cpu", torch.float32, 64) > 0
+    assert device.matrix_rate("cpu", torch.float32, 64) > 0
     seen: list[int] = []
     images = np.zeros((3, 2, 2, 3), np.uint8)
-    assert gpu_rivals.fed(lambda image_NHWC: seen.append(len(image_NHWC)), images, 4, 2) == 12 == sum(seen)
+    assert rivals.fed(lambda image_NHWC: seen.append(len(image_NHWC)), images, 4, 2) == 12 == sum(seen)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_part_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_job", lambda setting, state: None)
-    part = gpu.measure(measure.Setting(photographs(None), str(tmp_path), 1))
+    monkeypatch.setattr(device, "_job", lambda setting, state: None)
+    part = device.measure(measure.Setting(photographs(None), str(tmp_path), 1))
     assert part.ratios["gpu_images_per_s"] > 0 and part.ratios["gpu_fast_vs_plain"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_the_gpu_part_is_left_out_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.measure(measure.Setting([], str(tmp_path), 1)).ratios == {}
+    assert device.measure(measure.Setting([], str(tmp_path), 1)).ratios == {}
     assert "no CUDA device" in capsys.readouterr().out
 
 

@@ -4,8 +4,8 @@ import random
 
 import pyarrow as pa
 
-from pipeline.catalog import FINISHED, plan, unknown
-from pipeline.listing import FILES
+from pipeline.store.listing import FILES
+from pipeline.tables.plan import FINISHED, find_unrecorded, make_plan
 
 A, B = ("a.tar", 10, "1"), ("x/b.tar.gz", 20, "2")
 A_FILE, B_FILE = ("a.tar.parquet", 5, "p"), ("x/b.tar.gz.parquet", 6, "q")
@@ -21,7 +21,7 @@ def rows(files: pa.Table) -> list[tuple]:
 
 
 def planned(inputs: list[tuple], outputs: list[tuple], known: list[tuple]) -> tuple[list[tuple], int, list[tuple]]:
-    made = plan(table(FILES, inputs), table(FILES, outputs), table(FINISHED, known))
+    made = make_plan(table(FILES, inputs), table(FILES, outputs), table(FINISHED, known))
     return rows(made.pending), made.num_done, rows(made.orphans)
 
 
@@ -47,7 +47,7 @@ def test_files_of_removed_shards_are_named_not_removed():
 
 
 def test_the_ledger_leaves_only_unknown_files_to_read():
-    assert rows(unknown(table(FILES, [A_FILE, B_FILE]), table(FINISHED, KNOWN[:1]))) == [B_FILE]
+    assert rows(find_unrecorded(table(FILES, [A_FILE, B_FILE]), table(FINISHED, KNOWN[:1]))) == [B_FILE]
 
 
 def test_every_shard_is_done_or_pending_never_both():

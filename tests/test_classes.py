@@ -10,8 +10,8 @@ import pytest
 from timm.data import ImageNetInfo
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-from pipeline.classes import load_classes
-from pipeline.config import UserError
+from pipeline.errors import UserError
+from pipeline.model.classes import load_classes
 
 GOOD = "label_id,wnid,label\n1,,dog\n0,n02121808,\"cat, tame\"\n"
 

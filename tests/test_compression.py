@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.compression import Undecodable, packing_of, unpacked
-from pipeline.inputs import Inputs
-from pipeline.shards import ShardUnreadable, read_samples
-from pipeline.stream import open_stream
+from pipeline.formats.compression import Undecodable, detect_packing, unpack
+from pipeline.formats.tar import ShardUnreadable, read_samples
+from pipeline.inputs.find import Inputs
+from pipeline.store.stream import open_stream
 from tests.tars import PACKINGS, gzip_member, raw_frame, sized_frame, skippable, streamed_frame
 from tests.test_shards import PHOTOS, make_tar, read
 
@@ -31,10 +31,10 @@ def parts(packing: str, *contents: bytes) -> list[bytes]:
     return [kinds[at % len(kinds)](content) for at, content in enumerate(contents)]
 
 
-def unpack(data: bytes) -> bytes:
-    packing = packing_of(data[:512])
+def unpack_all(data: bytes) -> bytes:
+    packing = detect_packing(data[:512])
     assert packing is not None
-    stream = unpacked(io.BufferedReader(io.BytesIO(data[512:])), data[:512], packing)
+    stream = unpack(io.BufferedReader(io.BytesIO(data[512:])), data[:512], packing)
     return b"".join(iter(lambda: stream.read(2**20), b""))
 
 
@@ -105,11 +105,11 @@ def test_parts_that_end_where_a_read_ends():
     for size in (512, 2**15, 2**16, 2**16 + 512):
         for off in range(-12, 13):
             content = NOISE[:2 * size + off - len(raw_frame(NOISE[:size]))]
-            assert unpack(raw_frame(content) + skippable(b"x") + raw_frame(NOISE)) == content + NOISE
+            assert unpack_all(raw_frame(content) + skippable(b"x") + raw_frame(NOISE)) == content + NOISE
             stored = gzip_member(NOISE[:size + off])
-            assert unpack(stored + stored) == 2 * NOISE[:size + off]
+            assert unpack_all(stored + stored) == 2 * NOISE[:size + off]
             padded = gzip_member(b"1") + bytes(size + off) + gzip_member(NOISE)
-            assert unpack(padded) == b"1" + NOISE
+            assert unpack_all(padded) == b"1" + NOISE
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -130,7 +130,7 @@ def test_as_the_tool_does(tool):
         done = subprocess.run([tool, "-dc"], input=data, capture_output=True, check=False)
         whole = done.returncode == 0 or tool == "gzip" and done.returncode == 2
         try:
-            assert unpack(data) == done.stdout and whole, (done.stderr, data)
+            assert unpack_all(data) == done.stdout and whole, (done.stderr, data)
         except Undecodable as error:
             assert not whole, (error, done.stderr, data)
 
@@ -140,10 +140,10 @@ def test_zstd_of_the_tool(options):
     if not shutil.which("zstd"):
         pytest.skip("no zstd(1)")
     packed = subprocess.run(["zstd", "-qc", *options], input=2 * NOISE, capture_output=True, check=True).stdout
-    assert unpack(packed) == 2 * NOISE
+    assert unpack_all(packed) == 2 * NOISE
     if "--no-check" not in options:
         with pytest.raises(Undecodable, match="doesn't match checksum"):
-            unpack(packed[:-1] + bytes([packed[-1] ^ 1]))
+            unpack_all(packed[:-1] + bytes([packed[-1] ^ 1]))
 
 
 def test_a_plain_tar_whose_first_name_looks_compressed():
@@ -180,8 +180,8 @@ def test_compressed_tars_of_a_store(s3, monkeypatch):
 
 
 def test_many_empty_members_take_little_time():
-    assert unpack(gzip_member(b"") * 40_000 + gzip_member(b"end")) == b"end"
-    assert unpack(pa.compress(b"", "zstd", asbytes=True) * 40_000 + raw_frame(b"end")) == b"end"
+    assert unpack_all(gzip_member(b"") * 40_000 + gzip_member(b"end")) == b"end"
+    assert unpack_all(pa.compress(b"", "zstd", asbytes=True) * 40_000 + raw_frame(b"end")) == b"end"
 
 
 def test_a_damaged_frame_costs_no_address_space():
@@ -192,7 +192,7 @@ def test_a_damaged_frame_costs_no_address_space():
     data = PACKINGS["zstd"][0](NOISE[:3000])[:-50]
     before = address_space()
     for _ in range(20):
-        stream = unpacked(io.BytesIO(data[512:]), data[:512], "zstd")
+        stream = unpack(io.BytesIO(data[512:]), data[:512], "zstd")
         with pytest.raises(Undecodable):
             while stream.read(2**28):
                 pass

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.config import Config, UserError, parse_config
+from pipeline.config import Config, parse_config
+from pipeline.errors import UserError
 
 
 def parse(*argv: str, **environ: str) -> Config:

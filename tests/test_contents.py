@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.contents import name_contents
-from pipeline.shards import ShardUnreadable
+from pipeline.formats.tar import ShardUnreadable
+from pipeline.store.contents import name_contents
 from tests.tars import sized_frame, skippable
 from tests.test_shards import PHOTOS, read
 

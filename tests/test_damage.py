@@ -8,18 +8,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import history, ledger, output, run, storage, weights
-from pipeline.classes import load_classes
-from pipeline.config import Config, UserError
-from pipeline.counts import Counts
-from pipeline.evaluate import evaluate
-from pipeline.inputs import Inputs
-from pipeline.matching import SAID
-from pipeline.query import connect
-from pipeline.sink import Sink, Source
-from pipeline.tally import Summary
-from pipeline.truth import Truth
-from pipeline.verify import verify
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.inputs.find import Inputs
+from pipeline.model import weights
+from pipeline.model.classes import load_classes
+from pipeline.run import night
+from pipeline.run.tally import Summary
+from pipeline.run.verify import verify
+from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.store import storage
+from pipeline.tables import history, ledger, output
+from pipeline.tables.counts import Counts
+from pipeline.tables.query import connect
+from pipeline.truth.evaluate import evaluate
+from pipeline.truth.matching import SAID
+from pipeline.truth.sources import Truth
 from tests.test_run import NOW
 from tests.test_shards import make_tar
 from tests.test_sink import make_rows
@@ -53,15 +57,15 @@ def made(tmp_path):
     config = Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), weights="seed:0")
     model = weights.identify("seed:0").model_id
     version = storage.stat(f"{config.input}/{SHARD}")
-    source = Source(SHARD, f"{config.input}/{SHARD}", version.size, version.etag)
+    source = ShardVersion(SHARD, f"{config.input}/{SHARD}", version.size, version.etag)
     file = Sink(config.output, "20261126T213000-aaaaaa", model).write(source, make_rows(0, 4), 0, True)
-    output.claim(config, model, load_classes(None))
+    output.claim_output(config, model, load_classes(None))
     ledger.write(config.output, "shards", "20261126T213000-aaaaaa-00000", [{
         "run_id": "20261126T213000-aaaaaa", "shard": SHARD, "model_id": model, "status": "committed", "source_size": version.size,
         "source_etag": version.etag, "file": SHARD + ".parquet", "file_size": file.size, "file_etag": file.etag, "num_images": 4,
         "num_rejected": 0}], ledger.SHARDS)
     summary = Summary("20261126T213000-aaaaaa", model, 0, 1, 10, 0, True, num_committed=1, counts=Counts(4))
-    ledger.write(config.output, "runs", summary.run_id, [run._run_row(config, summary, "done", NOW)], ledger.RUNS)
+    ledger.write(config.output, "runs", summary.run_id, [night._run_row(config, summary, "done", NOW)], ledger.RUNS)
     storage.put_whole(f"{config.output}/_staging/20261125T213000-bbbbbb/piece.parquet", (tmp_path / "out/labels" / f"model={model}" / f"{SHARD}.parquet").read_bytes())
     storage.put_whole(output.report_uri(config.output, summary.run_id), b"<html></html>")
     storage.put_whole(f"{config.output}/lease.json", b'{"run_id": "r", "place": "x", "pid": 1, "since": 1.0, "until": 2.0}')
@@ -76,20 +80,20 @@ def test_a_damaged_file_stops_no_night(made, tmp_path, kind, damage):
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     os.utime(path, (time.time() - 3600, time.time() - 3600))  # a lease lasts a minute
     begun = time.monotonic()
-    summary = run.label(Config(input=config.input, output=config.output, weights="seed:0", dry_run=True))
+    summary = night.label(Config(input=config.input, output=config.output, weights="seed:0", dry_run=True))
     assert summary.num_pending == (kind == "table")
     if kind != "table":
-        summary = run.label(config)  # nothing is pending: no Ray is started
+        summary = night.label(config)  # nothing is pending: no Ray is started
         assert (summary.num_skipped, summary.unrecorded) == (1, "")
         named = path.name if kind == "mark" else f"{kind}/{path.name}"
         assert any(named in note for note in summary.notes) == (kind in ("shards", "runs", "mark")), summary.notes
-        again = run.label(config)
+        again = night.label(config)
         assert kind != "mark" or not any(named in note for note in again.notes)
         assert not (tmp_path / "out/lease.json").exists()
     assert time.monotonic() - begun < 10
     proof = verify(config.input, config.output, None, Inputs(None, None, 10**6, None))
     assert proof.num_rows == (0 if kind == "table" else 4) and any("unreadable" in one for one in proof.problems) == (kind == "table")
-    for read in (lambda: history.settings(config.output, model), lambda: connect(config.output).sql("SELECT count(*) FROM labels").fetchall(),
+    for read in (lambda: history.read_settings(config.output, model), lambda: connect(config.output).sql("SELECT count(*) FROM labels").fetchall(),
                  lambda: evaluate(config.output, model, lambda _: Truth("t", pa.table([[None], ["k0"], ["0"], [False], [None]], schema=SAID)))):
         try:
             read()
@@ -105,9 +109,9 @@ def test_a_lease_that_ends_too_far_away_is_over_when_it_would_have_been(made, tm
     path = tmp_path / "out/lease.json"
     path.write_bytes(b'{"run_id": "r", "place": "x", "pid": 1, "since": 1.0, "until": 1e12}')
     with pytest.raises(UserError, match="is being written by run r"):
-        run.label(config)
+        night.label(config)
     os.utime(path, (time.time() - 100, time.time() - 100))
-    assert run.label(config).num_skipped == 1
+    assert night.label(config).num_skipped == 1
 
 
 def test_what_an_ended_run_committed_is_counted_in_its_row(made, tmp_path):
@@ -115,10 +119,10 @@ def test_what_an_ended_run_committed_is_counted_in_its_row(made, tmp_path):
     config, model = made
     (tmp_path / "in/b.tar").write_bytes(make_tar(("x.png", b"1"), ("y.png", b"2")))
     version = storage.stat(f"{config.input}/b.tar")
-    source = Source("b.tar", f"{config.input}/b.tar", version.size, version.etag)
+    source = ShardVersion("b.tar", f"{config.input}/b.tar", version.size, version.etag)
     Sink(config.output, "20261126T213000-aaaaaa", model).write(source, make_rows(0, 2), 0, True)
     row = ledger.read_rows(config.output, "runs", "20261126T213000-aaaaaa.parquet", ledger.RUNS, []).to_pylist()[0]
-    assert run.label(config).num_skipped == 2
+    assert night.label(config).num_skipped == 2
     after = ledger.read_rows(config.output, "runs", "20261126T213000-aaaaaa.parquet", ledger.RUNS, []).to_pylist()[0]
     assert (after["num_committed"], after["num_images"]) == (row["num_committed"] + 1, row["num_images"] + 2)
 
@@ -128,6 +132,6 @@ def test_a_lost_ledger_counts_nothing_twice(made, tmp_path):
     config, _ = made
     for path in (tmp_path / "out/shards").iterdir():
         path.unlink()
-    assert run.label(config).num_skipped == 1
+    assert night.label(config).num_skipped == 1
     after = ledger.read_rows(config.output, "runs", "20261126T213000-aaaaaa.parquet", ledger.RUNS, []).to_pylist()[0]
     assert (after["num_committed"], after["num_images"]) == (1, 4)

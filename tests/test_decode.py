@@ -18,7 +18,7 @@ import timm.data
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from pipeline.decode import REASONS, Decoded, decode
+from pipeline.images.decode import REASONS, Decoded, decode
 
 PHOTOS = {
     "astronaut": skimage.data.astronaut(),

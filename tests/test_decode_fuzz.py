@@ -11,8 +11,8 @@ from collections import Counter
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.decode import decode_whole
-from pipeline.room import Rejected
+from pipeline.images.decode import decode_whole
+from pipeline.images.room import Rejected
 from tests.test_decode import CAT, run, save
 from tests.test_exif import block, chunk, segment
 

@@ -13,10 +13,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import connect, lease, retry, stop, storage
-from pipeline.connect import NoCluster
-from pipeline.lease import held
+from pipeline import stop
+from pipeline.actors import connect
+from pipeline.actors.connect import NoCluster
 from pipeline.stop import Stop, Stopped
+from pipeline.store import lease, retry, storage
+from pipeline.store.lease import hold_lease
 from tests.conftest import ROOT, SEED, free_ports, job
 from tests.processes import family, kill
 from tests.test_shards import make_tar
@@ -116,7 +118,7 @@ def test_a_home_that_cannot_be_written_needs_no_token_there(tmp_path, monkeypatc
 
 
 def test_a_lease_that_cannot_be_given_back_raises_nothing(tmp_path, monkeypatch):
-    with held(str(tmp_path), "r1") as mine:
+    with hold_lease(str(tmp_path), "r1", "--output", "--no-lease") as mine:
         monkeypatch.setattr(storage, "remove", lambda _: (_ for _ in ()).throw(OSError(5, "the store is away")))
     assert mine.kept == "the store is away"
 
@@ -130,10 +132,10 @@ def test_once_the_store_is_known_to_be_away_nothing_is_tried_again(monkeypatch):
 
     monkeypatch.setattr(retry.time, "sleep", lambda _: None)
     with pytest.raises(TimeoutError):
-        retry.retrying(fail)
+        retry.with_retries(fail)
     assert len(calls) == retry.TRIES
-    with pytest.raises(TimeoutError), retry.trying_once():
-        retry.retrying(fail)
+    with pytest.raises(TimeoutError), retry.without_retries():
+        retry.with_retries(fail)
     assert len(calls) == retry.TRIES + 1
 
 
@@ -224,25 +226,25 @@ def find_spec(name, *_):
     if name == "ray":
         reached()
 
-import pipeline.attempts, pipeline.connect, pipeline.report, pipeline.run, pipeline.tally
+import pipeline.run.attempts, pipeline.actors.connect, pipeline.report.render, pipeline.run.night, pipeline.run.tally
 if phase == "planning":
-    before(pipeline.run, "_plan", 1)
+    before(pipeline.run.night, "_plan", 1)
 elif phase == "importing":
     sys.meta_path.insert(0, type("Mark", (), {"find_spec": staticmethod(find_spec)}))
 elif phase == "connecting":
-    before(pipeline.connect._Started, "wait", 0)
+    before(pipeline.actors.connect._Started, "wait", 0)
 elif phase == "waiting for nodes":
-    import pipeline.nodes
-    pipeline.nodes.live_nodes = lambda: []
-    before(pipeline.nodes, "find_nodes", 0)
+    import pipeline.actors.nodes
+    pipeline.actors.nodes.live_nodes = lambda: []
+    before(pipeline.actors.nodes, "find_nodes", 0)
 elif phase == "starting actors":
-    before(pipeline.attempts, "_attempt", 0)
+    before(pipeline.run.attempts, "_attempt", 0)
 elif phase == "labelling":
-    before(pipeline.attempts.Progress, "add", 0)
+    before(pipeline.run.attempts.Progress, "add", 0)
 elif phase == "committing":
-    before(pipeline.tally.Tally, "settle", 1)
+    before(pipeline.run.tally.Tally, "settle", 1)
 else:
-    before(pipeline.report, "page", 1)
+    before(pipeline.report.render, "page", 1)
 runpy.run_path("jobs/label.py", run_name="__main__")
 """
 
@@ -293,7 +295,7 @@ def test_a_store_that_goes_away_in_the_middle_ends_the_run_with_its_summary(s3, 
     small = [(name, data) for name, data in photographs if len(data) < 200_000]
     for number in range(20):
         fs.pipe_file(f"photos/away/in/{number:02}.tar", make_tar(*((f"{copy}/{name}", data) for copy in range(4) for name, data in small)))
-    command = ("import pipeline.attempts, runpy, sys; pipeline.attempts.AWAY_S = 15; sys.argv[0] = 'jobs/label.py'; "
+    command = ("import pipeline.run.attempts, runpy, sys; pipeline.run.attempts.AWAY_S = 15; sys.argv[0] = 'jobs/label.py'; "
                "runpy.run_path('jobs/label.py', run_name='__main__')")
     try:
         with open(tmp_path / "log", "w") as log:

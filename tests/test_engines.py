@@ -12,10 +12,10 @@ import pyarrow.dataset as ds
 import pytest
 import sqlglot
 
-from pipeline.query import ask, connect
+from pipeline.tables.query import ask, connect
 from tests.test_query import ANSWERS, MODEL, NAMES, NIGHTS, fill
 
-SQL = files("pipeline") / "sql"
+SQL = files("pipeline.tables") / "sql"
 EXPECTED = {name: rows for name, (_, rows) in ANSWERS.items()}
 EXPECTED |= {  # what the files for other engines ask for less of
     "rejects": [(row[0], row[1], row[3]) for row in EXPECTED["rejects"]],

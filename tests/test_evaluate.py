@@ -12,16 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 
-from pipeline import ledger, truth
-from pipeline.classes import SCHEMA, load_classes
-from pipeline.config import Config, UserError
-from pipeline.coverage import NothingMatches, notes_on
-from pipeline.evaluate import BINS, evaluate, save
-from pipeline.holdout import interval
-from pipeline.inputs import Inputs
-from pipeline.matching import IMAGES, SAID
-from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
-from pipeline.truth import Examples, Truth
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.inputs.find import Inputs
+from pipeline.model.classes import SCHEMA, load_classes
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.tables import ledger
+from pipeline.tables.labels import SAMPLES, Answers, make_rows
+from pipeline.truth import sources
+from pipeline.truth.coverage import NothingMatches, describe_odd_names
+from pipeline.truth.evaluate import CALIBRATION_BINS, evaluate, save_evaluation
+from pipeline.truth.holdout import wilson_interval
+from pipeline.truth.matching import IMAGES, SAID
+from pipeline.truth.sources import Examples, Truth
 from tests.test_shards import make_tar
 
 MODEL = "inception_v4-00000000"
@@ -37,8 +40,8 @@ def tables(folder, prob_NC, classes=FOUR, errors=None, model=MODEL, embedding=No
     label_id = np.argsort(-prob_NC, axis=1, kind="stable")[:, :k]
     prob = np.take_along_axis(prob_NC, label_id, 1).astype(np.float32)
     if embedding is None:
-        embedding = np.zeros((count, EMBEDDING), np.float32)
-    made = rows(samples, Answers(label_id.astype(np.int16), prob, embedding), classes["label"].combine_chunks())
+        embedding = np.zeros((count, EMBEDDING_SIZE), np.float32)
+    made = make_rows(samples, Answers(label_id.astype(np.int16), prob, embedding), classes["label"].combine_chunks())
     (folder / f"labels/model={model}").mkdir(parents=True)
     (folder / "classes").mkdir()
     pq.write_table(made, folder / f"labels/model={model}/a.tar.parquet")
@@ -91,8 +94,8 @@ def test_figures_as_scikit_learn_has_them(tmp_path):
     assert sum(judged.confusions["images"].to_pylist()) == matrix.sum() - np.trace(matrix)
     best = prob.max(1).astype(np.float32)
     ece = 0.0
-    for lower in np.arange(BINS) / BINS:
-        inside = (best > lower) & (best <= lower + 1 / BINS)
+    for lower in np.arange(CALIBRATION_BINS) / CALIBRATION_BINS:
+        inside = (best > lower) & (best <= lower + 1 / CALIBRATION_BINS)
         if inside.any():
             ece += inside.mean() * abs((predicted == known)[inside].mean() - best[inside].mean())
     assert judged.ece == pytest.approx(ece, abs=1e-6)
@@ -145,7 +148,7 @@ def test_unmatched_rows_and_truths_are_counted(tmp_path):
 
 
 def test_what_is_saved(tmp_path):
-    save(evaluate(tables(tmp_path / "out", np.eye(4)), None, said(["cat", "dog", "owl", "cat"])), str(tmp_path / "saved"))
+    save_evaluation(evaluate(tables(tmp_path / "out", np.eye(4)), None, said(["cat", "dog", "owl", "cat"])), str(tmp_path / "saved"))
     figures = json.loads((tmp_path / "saved/evaluation.json").read_text())
     assert (figures["top1"], figures["num_images"]) == (0.75, 4)
     assert (tmp_path / "saved/by_class.csv").read_text().splitlines()[1] == "0,,cat,2,0.5,1.0"
@@ -161,13 +164,13 @@ def test_truth_beside_the_images_of_a_tar(tmp_path, suffix, image_first):
         pair = [(f"f/k{n}.jpg", b"image")] + ([] if name is None else [(f"f/k{n}.{suffix}", name.encode())])
         members += pair if image_first else pair[::-1]
     (tmp_path / "a.tar").write_bytes(make_tar(*members))
-    where = truth.look(str(tmp_path), INPUTS)
+    where = sources.guess_where(str(tmp_path), INPUTS)
     assert where == f"member:{suffix}"
     assert read(where, tmp_path) == [("a.tar", "f/k0", "cat"), ("a.tar", "f/k1", "dog")]
 
 
 def read(where, uri=None):
-    found = truth.read(Examples(None if uri is None else str(uri), str(where), INPUTS)).said
+    found = sources.read_truth(Examples(None if uri is None else str(uri), str(where), INPUTS)).said
     return [(row["shard"], row["name"], row["value"]) for row in found.to_pylist()]
 
 
@@ -178,7 +181,7 @@ def test_truth_in_folders(tmp_path):
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars/a.tar").write_bytes(make_tar(("x/cats/1.jpg", b"i"), ("x/dogs/1.jpg", b"i")))
     for folder, keys in (("in", ["cats/1.jpg", "dogs/1.jpg"]), ("tars", ["x/cats/1", "x/dogs/1"])):
-        where = truth.look(str(tmp_path / folder), INPUTS)
+        where = sources.guess_where(str(tmp_path / folder), INPUTS)
         assert where == "folder"
         assert sorted((key, value) for _, key, value in read(where, tmp_path / folder)) == list(zip(keys, ["cats", "dogs"], strict=True))
 
@@ -188,7 +191,7 @@ def test_truth_in_a_column(tmp_path):
     noted = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
     table = pa.table({"image": [b"i"] * 3, "key": ["a", "b", "c"], "label": [1, 0, None]})
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(noted)}), tmp_path / "a.parquet")
-    assert truth.look(str(tmp_path), INPUTS) == "column:label"
+    assert sources.guess_where(str(tmp_path), INPUTS) == "column:label"
     assert [value for *_, value in read("column:label", tmp_path)] == ["dog", "cat"]
     pq.write_table(table, tmp_path / "a.parquet")
     assert [value for *_, value in read("column:label", tmp_path)] == ["1", "0"]
@@ -212,26 +215,26 @@ def test_a_csv_that_will_not_do(tmp_path, csv, message):
 def test_two_truths_of_one_image(tmp_path):
     (tmp_path / "t.csv").write_text("shard,key,label\na.tar,k0,cat\na.tar,k0,dog\n")
     with pytest.raises(UserError, match=r"says two things of k0 in a.tar"):
-        evaluate(tables(tmp_path / "out", np.eye(4)), None, partial(truth.read, Examples(None, str(tmp_path / "t.csv"), INPUTS)))
+        evaluate(tables(tmp_path / "out", np.eye(4)), None, partial(sources.read_truth, Examples(None, str(tmp_path / "t.csv"), INPUTS)))
 
 
 @pytest.mark.parametrize(("where", "message"), [("nowhere", "it takes FILE.csv"), ("member:cls", "name them with --input")])
 def test_a_place_that_will_not_do(where, message):
     with pytest.raises(UserError, match=message):
-        truth.check_where(where, has_input=False)
+        sources.check_where(where, has_input=False)
 
 
 def test_credentials_are_refused(tmp_path):
     with pytest.raises(UserError, match="--truth"):
         read("s3://key:secret@bucket/t.csv")
     with pytest.raises(UserError, match="--save"):
-        save(evaluate(tables(tmp_path, np.eye(4)), None, said(["cat"])), "s3://key:secret@bucket/x")
+        save_evaluation(evaluate(tables(tmp_path, np.eye(4)), None, said(["cat"])), "s3://key:secret@bucket/x")
 
 
 def test_an_input_without_truth(tmp_path):
     (tmp_path / "a.tar").write_bytes(make_tar(("k.jpg", b"i")))
     with pytest.raises(UserError, match="a.tar has no truth in member:cls or member:txt or folder"):
-        truth.look(str(tmp_path), INPUTS)
+        sources.guess_where(str(tmp_path), INPUTS)
     with pytest.raises(UserError, match="--truth column:x is for Parquet files"):
         read("column:x", tmp_path)
 
@@ -300,7 +303,7 @@ def test_own_classes_are_told_no_causes_of_imagenet(tmp_path):
 def test_columns_that_people_have(tmp_path, text, kind, column, values):
     """For a fit, where names count."""
     (tmp_path / "t.csv").write_text(text)
-    found = truth.read(Examples(None, str(tmp_path / "t.csv"), INPUTS), for_fit=True)
+    found = sources.read_truth(Examples(None, str(tmp_path / "t.csv"), INPUTS), for_fit=True)
     assert (found.kind, found.where, found.said["value"].to_pylist()) == (kind, f"{tmp_path / 't.csv'}, column {column}", values)
 
 
@@ -325,7 +328,7 @@ def test_numbers_of_a_class_label(tmp_path):
     for values, expected in (([-1, 1, 7], [("dog", False), ("7", True)]), ([0.0, 0.5, float("nan")], [("cat", False), ("0.5", True)]),
                              (["cat", None, "bird"], [("cat", False), ("bird", False)]), ([b"cat", b" ", b"-1"], [("cat", False)])):
         pq.write_table(pa.table({"image": [b"i"] * 3, "label": values}).replace_schema_metadata(noted), tmp_path / "a.parquet")
-        found = truth.read(Examples(str(tmp_path), "column:label", INPUTS)).said.to_pylist()
+        found = sources.read_truth(Examples(str(tmp_path), "column:label", INPUTS)).said.to_pylist()
         assert [(row["value"], row["strange"]) for row in found] == expected
 
 
@@ -340,7 +343,7 @@ def test_one_shard_that_cannot_be_read_is_one_failed_shard(tmp_path):
     whole = make_tar(("1.jpg", b"i" * 2000), ("1.cls", b"cat"))
     (tmp_path / "a.tar").write_bytes(whole)
     (tmp_path / "b.tar").write_bytes(whole[:1500])
-    found = truth.read(Examples(str(tmp_path), "member:cls", INPUTS))
+    found = sources.read_truth(Examples(str(tmp_path), "member:cls", INPUTS))
     assert list(found.failed) == ["b.tar"] and "cut" in found.failed["b.tar"] and len(found.said) == 1
     (tmp_path / "a.tar").write_bytes(whole[:1500])
     with pytest.raises(UserError, match=r"a.tar: .* cut; nor can 1 others be read"):
@@ -350,33 +353,33 @@ def test_one_shard_that_cannot_be_read_is_one_failed_shard(tmp_path):
 def test_a_folders_name_is_read_from_the_tables(tmp_path, monkeypatch):
     """No byte of an image is read, and the input need not be named."""
     images = pa.table([["a.tar"] * 3, ["x/cat/1", "2", ".hid/3"]], schema=IMAGES)
-    monkeypatch.setattr(truth, "shards", lambda *_: 1 / 0)
-    assert truth.read(Examples(None, "folder", INPUTS), images).said.select(["name", "value"]).to_pylist() == [{"name": "x/cat/1", "value": "cat"}]
+    monkeypatch.setattr(sources, "list_shards", lambda *_: 1 / 0)
+    assert sources.read_truth(Examples(None, "folder", INPUTS), images).said.select(["name", "value"]).to_pylist() == [{"name": "x/cat/1", "value": "cat"}]
 
 
 @pytest.mark.parametrize(("share", "number", "low", "high"), [(1.0, 12, 0.757, 1.0), (0.0, 5, 0.0, 0.434), (0.75, 4, 0.301, 0.954)])
 def test_wilsons_interval(share, number, low, high):
-    assert interval(share, number) == pytest.approx((low, high), abs=1e-3)
+    assert wilson_interval(share, number) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_names_of_parts_and_names_alike_are_told():
-    assert notes_on(["train", "val", "Cat", "cat"], "folder") == [
+    assert describe_odd_names(["train", "val", "Cat", "cat"], "folder") == [
         "'Cat' and 'cat' are 2 classes, and differ only by case or blanks",
         "'train' and 'val': the names of parts of a data set, not of classes; put each class's images into a folder of its own"]
-    assert notes_on(["train"], "member:cls") == []
+    assert describe_odd_names(["train"], "member:cls") == []
 
 
 def test_spellings_of_one_class_are_told(tmp_path):
     """In folders, by the tables; in members; in a column; in a CSV."""
     images = pa.table([["a.tar"] * 3, ["pear/1", "pear /2", "plum/3"]], schema=IMAGES)
-    assert truth.read(Examples(None, "folder", INPUTS), images).spellings == {"pear": {"pear "}}
+    assert sources.read_truth(Examples(None, "folder", INPUTS), images).spellings == {"pear": {"pear "}}
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.tar").write_bytes(make_tar(("1.jpg", b"i"), ("1.cls", b"pear\n"), ("2.jpg", b"i"), ("2.cls", b"\xef\xbb\xbfpear\n")))
-    assert truth.read(Examples(str(tmp_path / "in"), "member:cls", INPUTS)).spellings == {"pear": {"\ufeffpear"}}
+    assert sources.read_truth(Examples(str(tmp_path / "in"), "member:cls", INPUTS)).spellings == {"pear": {"\ufeffpear"}}
     (tmp_path / "pq").mkdir()
     pq.write_table(pa.table({"image": [b"i"] * 2, "label": ["p\u00f6re", "po\u0308re"]}), tmp_path / "pq/a.parquet")
-    assert truth.read(Examples(str(tmp_path / "pq"), "column:label", INPUTS)).spellings == {"p\u00f6re": {"po\u0308re"}}
+    assert sources.read_truth(Examples(str(tmp_path / "pq"), "column:label", INPUTS)).spellings == {"p\u00f6re": {"po\u0308re"}}
     (tmp_path / "t.csv").write_text("key,label\nk0,p\u00f6re\nk1,po\u0308re\n", encoding="utf-8")
     classes = pa.table([range(2), [None] * 2, ["p\u00f6re", "cat"]], schema=SCHEMA)
-    judged = evaluate(tables(tmp_path / "out", np.eye(2), classes), None, partial(truth.read, Examples(None, str(tmp_path / "t.csv"), INPUTS)))
+    judged = evaluate(tables(tmp_path / "out", np.eye(2), classes), None, partial(sources.read_truth, Examples(None, str(tmp_path / "t.csv"), INPUTS)))
     assert judged.top1 == 0.5 and "one class is spelled in several ways: 'p\u00f6re', 'po\u0308re'" in judged.coverage.sentences()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.decode import decode_whole
+from pipeline.images.decode import decode_whole
 from tests.test_decode import CAT, run, save
 
 TINY = CAT.resize((24, 16))

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from pipeline import retry, storage
-from pipeline.listing import list_files
-from pipeline.stream import BLOCK_BYTES, open_stream
+from pipeline.store import retry, storage
+from pipeline.store.listing import list_files
+from pipeline.store.stream import BLOCK_BYTES, open_stream
 from tests.conftest import forget_s3
 from tests.faults import KINDS
 

@@ -5,8 +5,9 @@ import io
 import pytest
 import ray
 
-from pipeline import nodes
-from pipeline.config import Config, UserError
+from pipeline.actors import nodes
+from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.stop import Stop
 
 HEAD = {"Alive": True, "Resources": {"node:127.0.0.2": 1.0}}

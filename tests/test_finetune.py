@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline import weights
-from pipeline.class_ids import classes_of, targets
-from pipeline.classes import load_classes
-from pipeline.config import UserError
-from pipeline.finetune import fit
-from pipeline.holdout import held_out
-from pipeline.labeller import check_classes
-from pipeline.matching import SAID
-from pipeline.truth import Truth
+from pipeline.errors import UserError
+from pipeline.model import weights
+from pipeline.model.classes import load_classes
+from pipeline.runners.labeller import check_classes
+from pipeline.training.finetune import fit
+from pipeline.truth.class_ids import find_targets, make_classes
+from pipeline.truth.holdout import is_held_out
+from pipeline.truth.matching import SAID
+from pipeline.truth.sources import Truth
 from tests.conftest import ROOT, job
 from tests.test_evaluate import said, tables
 
@@ -120,26 +120,26 @@ def test_none_held_out_gives_no_accuracy(separable):
 
 def test_label_ids_are_the_ids_of_the_classes():
     """Else the same file would mean other classes when it judges what was fitted by it."""
-    assert classes_of(["1", "0", "2"], "label_id")["label"].to_pylist() == ["0", "1", "2"]
+    assert make_classes(["1", "0", "2"], "label_id")["label"].to_pylist() == ["0", "1", "2"]
     with pytest.raises(UserError, match="its label_ids are 1, 2, 3, …, and 0 is missing: .* call the column label"):
-        classes_of(["1", "2", "3"], "label_id")
-    assert classes_of(["1", "2", "3"], "label")["label"].to_pylist() == ["1", "2", "3"]
+        make_classes(["1", "2", "3"], "label_id")
+    assert make_classes(["1", "2", "3"], "label")["label"].to_pylist() == ["1", "2", "3"]
 
 
 def test_classes_of_a_truth():
-    assert classes_of(["10", "9", "9"])["label"].to_pylist() == ["9", "10"]
-    assert classes_of(["n01443537", "mine"]).to_pylist() == [
+    assert make_classes(["10", "9", "9"])["label"].to_pylist() == ["9", "10"]
+    assert make_classes(["n01443537", "mine"]).to_pylist() == [
         {"label_id": 0, "wnid": None, "label": "mine"}, {"label_id": 1, "wnid": "n01443537", "label": "goldfish"}]
-    assert targets(["goldfish", "n01443537", "mine", "x"], classes_of(["n01443537", "mine"])).tolist() == [1, 1, 0, -1]
+    assert find_targets(["goldfish", "n01443537", "mine", "x"], make_classes(["n01443537", "mine"])).tolist() == [1, 1, 0, -1]
     with pytest.raises(UserError, match="1,001 classes, and such a file is taken for Google's"):
-        classes_of([str(n) for n in range(1001)])
+        make_classes([str(n) for n in range(1001)])
 
 
 def test_a_share_is_held_out_by_digest():
     digests = [sha256(str(n).encode()).hexdigest() for n in range(2000)]
-    assert abs(np.mean([held_out(one, 0.3) for one in digests]) - 0.3) < 0.05
-    assert all(held_out(one, 0.4) for one in digests if held_out(one, 0.3))
-    assert abs(np.mean([held_out(one, 0.3, salt=1) for one in digests if held_out(one, 0.3)]) - 0.3) < 0.07
+    assert abs(np.mean([is_held_out(one, 0.3) for one in digests]) - 0.3) < 0.05
+    assert all(is_held_out(one, 0.4) for one in digests if is_held_out(one, 0.3))
+    assert abs(np.mean([is_held_out(one, 0.3, salt=1) for one in digests if is_held_out(one, 0.3)]) - 0.3) < 0.07
 
 
 def test_a_share_that_is_none():

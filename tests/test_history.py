@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import history, ledger
-from pipeline.counts import Counts
+from pipeline.tables import history, ledger
+from pipeline.tables.counts import Counts
 from tests.test_sink import SOURCE, make_rows, sink_at
 
 MODEL = "inception_v4-00000000"
@@ -28,8 +28,8 @@ def test_what_a_killed_run_owes_is_written_once(tmp_path):
     run(output, "20261123T030000-bbbbbb", "done")
     run(output, dead, "running")
     files = ledger.list_labels(output, MODEL)
-    history.adopt(output, MODEL, ledger.read_footers(output, MODEL, files), "20261125T030000-cccccc")
-    history.bury(output, "20261125T030000-cccccc", [])
+    history.record_unlogged_tables(output, MODEL, ledger.read_footers(output, MODEL, files), "20261125T030000-cccccc")
+    history.mark_killed_runs(output, "20261125T030000-cccccc", [])
     assert statuses(tmp_path) == {"20261123T030000-bbbbbb": "done", dead: "killed"}
     row, = pq.read_table(tmp_path / "shards").to_pylist()
     assert (row["run_id"], row["shard"], row["source_uri"], row["num_images"], row["num_rejected"], row["status"],
@@ -41,7 +41,7 @@ def test_what_a_killed_run_owes_is_written_once(tmp_path):
 
 def test_runs_after_ours_are_left_alone(tmp_path):
     run(str(tmp_path), "20261125T030000-aaaaaa", "running")
-    history.bury(str(tmp_path), "20261124T030000-aaaaaa", [])
+    history.mark_killed_runs(str(tmp_path), "20261124T030000-aaaaaa", [])
     assert statuses(tmp_path) == {"20261125T030000-aaaaaa": "running"}
 
 
@@ -52,9 +52,9 @@ def test_the_run_before_is_the_last_that_labelled_something(tmp_path, images, fo
         counts = Counts(number)
         counts.labels[7] = number
         run(output, f"202611{day}T030000-aaaaaa", "done", **counts.columns())
-    row = history.before(output, "20261124T030000-aaaaaa")
+    row = history.read_run_before(output, "20261124T030000-aaaaaa")
     assert row and row["run_id"] == found
-    assert history.before(output, "20261101T030000-aaaaaa") is None
+    assert history.read_run_before(output, "20261101T030000-aaaaaa") is None
 
 
 def test_a_table_whose_footer_is_damaged_says_nothing_of_itself_at_once(tmp_path):

@@ -21,12 +21,12 @@ import pytest
 from PIL import Image
 from pip._internal.models.index import PyPI
 
-from pipeline.batches import samples_of, segments_of
 from pipeline.config import Config
-from pipeline.decode import REASONS, decode
-from pipeline.inputs import Inputs
-from pipeline.output import labels_uri
-from pipeline.reader import Reader
+from pipeline.images.decode import REASONS, decode
+from pipeline.inputs.find import Inputs
+from pipeline.stages.batch import samples_of, segments_of
+from pipeline.stages.read import Reader
+from pipeline.tables.output import labels_uri
 from tests.conftest import ROOT, SEED, digest, job
 from tests.test_shards import make_tar
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.image_files import FILES_EACH, MOST_EACH, group, read_files
-from pipeline.inputs import find
-from pipeline.listing import FILES, list_input
+from pipeline.formats.loose import FILES_EACH, MOST_EACH, group_files, read_files
+from pipeline.inputs.find import find_shards
+from pipeline.store import storage
+from pipeline.store.listing import FILES, list_input
 from tests.conftest import SEED, digest, job
 
 Entry = tuple[str, int, str, float]
@@ -24,7 +24,7 @@ def files(entries: list[Entry]) -> pa.Table:
 
 def groups(entries: list[Entry]) -> dict[str, str]:
     """Version by name; every file is in one group."""
-    made = group(files(entries))
+    made = group_files(files(entries))
     members = [member["path"] for row in made["members"].to_pylist() for member in row]
     assert sorted(members) == sorted(path for path, *_ in entries)
     assert max(len(row) for row in made["members"].to_pylist()) <= MOST_EACH
@@ -81,7 +81,7 @@ def test_files_are_read_as_they_were_listed(tmp_path, store, request, monkeypatc
     for path, data in contents.items():
         storage.put_whole(storage.join(root, path), data)
     assert list_input(root)["changed"].to_pylist()[0] > 1.7e9
-    row, = find(root).shards.to_pylist()
+    row, = find_shards(root).shards.to_pylist()
     samples = list(read_files(root, row["members"], 4000))
     assert [sample.index for sample in samples] == list(range(100))
     assert {sample.key: sample.encoded for sample in samples if not sample.error} == {

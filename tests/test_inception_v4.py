@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import inception_v4
-from pipeline.inception_v4 import InceptionV4
+from pipeline.model import inception_v4
+from pipeline.model.inception_v4 import InceptionV4
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.table import ROWS
+from pipeline.tables.labels import ROWS
 from tests.conftest import ROOT, SEED, digest, free_ports, job, labels
 from tests.processes import family, kill
 from tests.test_shards import make_tar

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.batches import LABELLED, REPORT, answers_of, samples_of, segments_of
-from pipeline.gallery import SHOWN
-from pipeline.inputs import Inputs
-from pipeline.label_stage import LabelStage
-from pipeline.reader import Reader
-from pipeline.sink import Committer, Sink
-from pipeline.table import EMBEDDING
+from pipeline.inputs.find import Inputs
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.report.gallery import SHOWN
+from pipeline.stages.batch import LABELLED, REPORT, answers_of, samples_of, segments_of
+from pipeline.stages.commit import Committer, Sink
+from pipeline.stages.label import LabelStage
+from pipeline.stages.read import Reader
 from tests.test_reader import png
 from tests.test_shards import make_tar
 
@@ -28,7 +28,7 @@ class FakeLabeller:
     def __call__(self, image_NHWC: np.ndarray) -> np.ndarray:
         if self.error is not None:
             raise self.error
-        answer_NK = np.zeros((len(image_NHWC), 2 * self.num_top + EMBEDDING), np.float32)
+        answer_NK = np.zeros((len(image_NHWC), 2 * self.num_top + EMBEDDING_SIZE), np.float32)
         answer_NK[:, :5] = image_NHWC[:, 0, 0, :1] + np.arange(5)
         answer_NK[:, 5:10] = image_NHWC[:, 0, 0, :1] / 512 + 0.1
         answer_NK[:, 10:] = image_NHWC[:, 0, 0, :1]
@@ -66,7 +66,7 @@ def test_after_an_error_of_the_device_its_process_ends(tmp_path, monkeypatch):
 
 def test_any_other_error_is_told_and_the_process_stays(tmp_path, monkeypatch):
     stage, block = LabelStage(FakeLabeller, 1000), block_of(tmp_path, [2, 3])
-    monkeypatch.setattr("pipeline.label_stage.pixels_of", lambda block: planted())
+    monkeypatch.setattr("pipeline.stages.label.pixels_of", lambda block: planted())
     for segment in segments_of(one(stage(block))):
         assert "ZeroDivisionError" in segment["failure"] and "in planted: return 1 / 0" in segment["failure"] and segment["retryable"]
     monkeypatch.undo()
@@ -77,10 +77,10 @@ def planted() -> None:
     return 1 / 0
 
 
-@pytest.mark.parametrize("place", ["rows", "pictures"])
+@pytest.mark.parametrize("place", ["make_rows", "make_pictures"])
 def test_an_error_of_the_sink_is_told(tmp_path, monkeypatch, place):
     labelled = one(LabelStage(FakeLabeller, 1000)(block_of(tmp_path, [2, 3])))
-    monkeypatch.setattr(f"pipeline.sink.{place}", lambda *_: planted())
+    monkeypatch.setattr(f"pipeline.stages.commit.{place}", lambda *_: planted())
     report = one(Committer(Sink(str(tmp_path / "out"), "r1", "m"), LABELS)(labelled))
     assert report.schema.equals(REPORT) and not (tmp_path / "out").exists()
     for segment in segments_of(report):
@@ -88,7 +88,7 @@ def test_an_error_of_the_sink_is_told(tmp_path, monkeypatch, place):
 
 
 def test_an_error_of_the_reader_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.reader.pack_block", lambda *_: planted())
+    monkeypatch.setattr("pipeline.stages.read.pack_block", lambda *_: planted())
     for segment in segments_of(block_of(tmp_path, [2, 3])):
         assert "ZeroDivisionError" in segment["failure"] and "in planted: return 1 / 0" in segment["failure"]
 
@@ -131,11 +131,11 @@ def test_the_pictures_are_those_of_a_gallery(tmp_path):
 
 def test_the_stage_takes_little_time_beside_the_network():
     """Rows and thumbnails took 9 ms of a batch of 256 here, and 100 ms of the first ones. Measured, told, and bounded with room."""
-    from pipeline.batches import pack_block
+    from pipeline.stages.batch import pack_block
     number = 1024
     segments = [{"number": at, "shard": f"{at}.tar", "uri": f"in/{at}.tar", "size": 1, "etag": "e", "first": 0, "num_images": 128,
                  "end": True, "failure": None, "retryable": False, "num_bytes": 1, "decode_s": 0.1} for at in range(8)]
-    rng, answer_NK = np.random.default_rng(0), np.zeros((number, 10 + EMBEDDING), np.float32)
+    rng, answer_NK = np.random.default_rng(0), np.zeros((number, 10 + EMBEDDING_SIZE), np.float32)
 
     class Ready(FakeLabeller):
         def __call__(self, image_NHWC: np.ndarray) -> np.ndarray:

@@ -6,13 +6,14 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from pipeline.classes import SCHEMA, load_classes
-from pipeline.config import Config, UserError
-from pipeline.coverage import NothingMatches
-from pipeline.crops import Seen
-from pipeline.inputs import Inputs
-from pipeline.labelled_shards import ShownOnce, name_empty, read_labelled
-from pipeline.truth import Examples
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.inputs.find import Inputs
+from pipeline.model.classes import SCHEMA, load_classes
+from pipeline.trainer.crops import Seen
+from pipeline.training.labelled_shards import ShownOnce, name_empty_classes, read_labelled
+from pipeline.truth.coverage import NothingMatches
+from pipeline.truth.sources import Examples
 from tests.test_shards import make_tar
 
 INPUTS = Inputs(None, None, Config.max_image_bytes, None)
@@ -85,4 +86,4 @@ def test_two_classes_of_one_label(tars, tmp_path):
 
 
 def test_classes_without_images():
-    assert name_empty({"cat": 1, "dog": 0}) == ["classes that have no image: dog"] and name_empty({"cat": 1}) == []
+    assert name_empty_classes({"cat": 1, "dog": 0}) == ["classes that have no image: dog"] and name_empty_classes({"cat": 1}) == []

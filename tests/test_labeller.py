@@ -14,13 +14,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.classes import load_classes
-from pipeline.config import UserError
-from pipeline.folded import FoldedConv, best, fold_batch_norms
-from pipeline.inception_v4 import InceptionV4
-from pipeline.labeller import Labeller, check_classes, resolve_device
-from pipeline.precision import resolve_precision
-from pipeline.table import Answers, split_answers
+from pipeline.errors import UserError
+from pipeline.model.classes import load_classes
+from pipeline.model.inception_v4 import InceptionV4
+from pipeline.runners.folded import FoldedConv, fold_batch_norms, top_k
+from pipeline.runners.labeller import Labeller, check_classes, resolve_device
+from pipeline.runners.precision import resolve_precision
+from pipeline.tables.labels import Answers, split_answers
 
 NUM_CLASSES = 20
 
@@ -266,9 +266,9 @@ def test_of_equal_probabilities_the_first_class_comes_first(state: dict[str, Ten
 @pytest.mark.parametrize("num_classes", [5, 20, 1000, 2**15])
 def test_the_best_are_those_of_topk_where_none_are_equal(num_classes: int) -> None:
     prob_NC = torch.stack([torch.randperm(num_classes).float() / num_classes**2 for _ in range(7)])
-    prob_NK, place_NK = best(prob_NC, 5)
+    prob_NK, place_NK = top_k(prob_NC, 5)
     expected = prob_NC.topk(5)
     assert torch.equal(prob_NK, expected.values) and torch.equal(place_NK, expected.indices)
-    equal_NK = best(torch.zeros(3, num_classes), 5)[1]
+    equal_NK = top_k(torch.zeros(3, num_classes), 5)[1]
     assert equal_NK.tolist() == 3 * [[0, 1, 2, 3, 4]]
-    assert best(torch.full((1, num_classes), torch.nan), 5)[0].isnan().all()
+    assert top_k(torch.full((1, num_classes), torch.nan), 5)[0].isnan().all()

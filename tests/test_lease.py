@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline import lease, storage
-from pipeline.config import UserError
-from pipeline.lease import Busy, Lease, held
+from pipeline.errors import UserError
+from pipeline.store import lease, storage
+from pipeline.store.lease import Busy, Lease, hold_lease
 
 
 def mark(folder, **changes) -> None:
@@ -17,28 +17,28 @@ def mark(folder, **changes) -> None:
 
 
 def test_the_second_is_told_who_has_it(tmp_path):
-    with held(str(tmp_path), "r1"):
-        with pytest.raises(Busy, match=r"is being written by run r1 .* --no-lease"), held(str(tmp_path), "r2"):
+    with hold_lease(str(tmp_path), "r1", "--output", "--no-lease"):
+        with pytest.raises(Busy, match=r"is being written by run r1 .* --no-lease"), hold_lease(str(tmp_path), "r2", "--output", "--no-lease"):
             pass
         assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r1"
     assert not (tmp_path / "lease.json").exists()
-    with held(str(tmp_path), "r2"):
+    with hold_lease(str(tmp_path), "r2", "--output", "--no-lease"):
         pass
 
 
 def test_it_is_over_at_its_deadline_or_with_its_process(tmp_path):
     mark(tmp_path)
-    with pytest.raises(Busy, match="run r0"), held(str(tmp_path), "r1"):
+    with pytest.raises(Busy, match="run r0"), hold_lease(str(tmp_path), "r1", "--output", "--no-lease"):
         pass
     for changes in ({"until": time.time() - 1}, {"place": lease._place(), "pid": 2**22 + 1}):
         mark(tmp_path, **changes)
-        with held(str(tmp_path), "r1") as mine:
+        with hold_lease(str(tmp_path), "r1", "--output", "--no-lease") as mine:
             assert mine.lost is None
 
 
 def test_it_is_renewed_and_its_loss_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.02)
-    with held(str(tmp_path), "r1") as mine:
+    with hold_lease(str(tmp_path), "r1", "--output", "--no-lease") as mine:
         first = json.loads((tmp_path / "lease.json").read_text())["until"]
         time.sleep(0.2)
         assert json.loads((tmp_path / "lease.json").read_text())["until"] > first
@@ -57,7 +57,7 @@ def test_of_several_who_find_it_over_one_takes_it(tmp_path):
     for _ in range(20):
         mark(tmp_path, until=time.time() - 1)
         old = json.loads((tmp_path / "lease.json").read_text())
-        leases = [Lease(str(tmp_path), f"r{number}") for number in range(1, 9)]
+        leases = [Lease(str(tmp_path), f"r{number}", "--output", "--no-lease") for number in range(1, 9)]
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(lambda one, old=old: one._take_over(old), leases)) == 1
         assert json.loads((tmp_path / "lease.json").read_text())["run_id"] != "r0"
@@ -66,18 +66,18 @@ def test_of_several_who_find_it_over_one_takes_it(tmp_path):
 
 def test_who_died_while_taking_over_stops_nobody(tmp_path, monkeypatch):
     mark(tmp_path, until=time.time() - 1)
-    dead = Lease(str(tmp_path), "dead")
+    dead = Lease(str(tmp_path), "dead", "--output", "--no-lease")
     monkeypatch.setattr(storage, "put_whole", lambda *_: 1 / 0)
     monkeypatch.setattr(storage, "remove", lambda *_: None)
     with pytest.raises(ZeroDivisionError):
         dead._take_over(json.loads((tmp_path / "lease.json").read_text()))
     monkeypatch.undo()
     monkeypatch.setattr(lease, "LEASE_S", 0.3)
-    with held(str(tmp_path), "r1"):
+    with hold_lease(str(tmp_path), "r1", "--output", "--no-lease"):
         assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r1"
 
 
 def test_an_output_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--output"), held(str(tmp_path / "file" / "out"), "r1"):
+    with pytest.raises(UserError, match="--output"), hold_lease(str(tmp_path / "file" / "out"), "r1", "--output", "--no-lease"):
         pass

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs, check, find
-from pipeline.left_out import MOST_SUFFIXES, LeftOut, suffix_of
-from pipeline.output import check_kind
-from pipeline.shards import read_samples
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.formats.left_out import MOST_SUFFIXES, LeftOut, suffix_of
+from pipeline.formats.tar import read_samples
+from pipeline.inputs.find import Inputs, check_found, find_shards
+from pipeline.tables.output import check_kind
 from tests.test_shards import make_tar
 
 
@@ -81,59 +82,59 @@ def test_leftovers_of_other_tools_in_a_tar_are_no_images():
 def test_hidden_folders_and_leftovers_are_no_input_but_partitions_are(tmp_path):
     root = folder_of(tmp_path, "part-0.parquet", "_temporary/0/part-0.parquet", ".x/b.parquet", "_delta_log/0.checkpoint.parquet",
                      "._part-0.parquet", "_part.parquet", "dt=2026-11-24/_x=1/c.parquet", "@eaDir/d.parquet")
-    found, left_out = find(root)
+    found, left_out = find_shards(root)
     assert found["path"].to_pylist() == ["dt=2026-11-24/_x=1/c.parquet", "part-0.parquet"] and counted(left_out) == {("hidden", ".parquet"): 6}
 
 
 def test_images_may_begin_with_a_line_but_not_with_a_dot(tmp_path):
-    found, left_out = find(folder_of(tmp_path, "_DSC1.jpg", "._DSC1.jpg", ".thumbs/a.jpg", "__MACOSX/a.jpg", "b.jpg"))
+    found, left_out = find_shards(folder_of(tmp_path, "_DSC1.jpg", "._DSC1.jpg", ".thumbs/a.jpg", "__MACOSX/a.jpg", "b.jpg"))
     assert [member["path"] for row in found.to_pylist() for member in row["members"]] == ["_DSC1.jpg", "b.jpg"]
     assert left_out.total("hidden") == 3
-    one = find(str(tmp_path / "in" / "._DSC1.jpg")).shards  # named by the user
+    one = find_shards(str(tmp_path / "in" / "._DSC1.jpg")).shards  # named by the user
     assert len(one) == 1
 
 
 def test_the_kind_that_is_not_read_is_told(tmp_path):
     root = folder_of(tmp_path, "a.tar", "b.jpg", "c/d.png", "e.parquet", "notes.md", "a.json")
-    found, left_out = find(root)
+    found, left_out = find_shards(root)
     assert found["path"].to_pylist() == ["a.tar"]
     assert counted(left_out) == {("other_kind", ".jpg"): 1, ("other_kind", ".png"): 1, ("other_kind", ".parquet"): 1, ("other_name", ".md"): 1}
-    found, left_out = find(root, "images")
+    found, left_out = find_shards(root, "images")
     assert counted(left_out) == {("other_kind", ".tar"): 1, ("other_kind", ".parquet"): 1, ("other_name", ".md"): 1, ("other_name", ".json"): 1}
 
 
 def test_files_beside_an_image_belong_to_it(tmp_path):
-    _, left_out = find(folder_of(tmp_path, "x/a.jpg", "x/a.json", "x/a.jpg.txt", "x/a.heic", "y/a.json"))
+    _, left_out = find_shards(folder_of(tmp_path, "x/a.jpg", "x/a.json", "x/a.jpg.txt", "x/a.heic", "y/a.json"))
     assert counted(left_out) == {("other_name", ".heic"): 1, ("other_name", ".json"): 1}
 
 
 def test_an_input_of_nothing_says_what_it_holds(tmp_path):
     config = Config(input=folder_of(tmp_path, "a.jfif", "b.jfif", "c"), output=str(tmp_path / "out"))
     with pytest.raises(UserError, match=r"holds no tar shards .*; 3 left out, no images by their names \(\.jfif 2, none 1\), such as a\.jfif\.$"):
-        check(config, find(config.input))
+        check_found(config, find_shards(config.input))
 
 
 def test_a_first_parquet_file_that_is_damaged_or_other_does_not_speak_for_all(tmp_path):
     root = folder_of(tmp_path, "a.parquet", "b.parquet")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "in" / "b.parquet")
     with pytest.raises(UserError, match=r"a\.parquet: it is text that begins 'a.parquet', not a Parquet file\.$"):
-        check(Config(input=root, output=str(tmp_path / "out")), find(root))
+        check_found(Config(input=root, output=str(tmp_path / "out")), find_shards(root))
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "in" / "c.parquet")
-    check(Config(input=root, output=str(tmp_path / "out")), find(root))
+    check_found(Config(input=root, output=str(tmp_path / "out")), find_shards(root))
 
 
 def test_an_output_keeps_to_the_kind_that_it_was_made_of(tmp_path):
     root = folder_of(tmp_path, "a.jpg")
     config = Config(input=root, output=str(tmp_path / "out"))
     of_images, of_tars = pa.table({"path": ["images-first.parquet", "images-0123456789ab.parquet"]}), pa.table({"path": ["a.tar.parquet"]})
-    check_kind(config, of_images, find(root).shards)
-    check_kind(config, of_images.slice(0, 0), find(root).shards)
+    check_kind(config, of_images, find_shards(root).shards)
+    check_kind(config, of_images.slice(0, 0), find_shards(root).shards)
     with pytest.raises(UserError, match="has the tables of tar shards, and of --input .* loose images would be labelled now: give --format tar"):
-        check_kind(config, of_tars, find(root).shards)
+        check_kind(config, of_tars, find_shards(root).shards)
     folder_of(tmp_path, "b.tar")
     with pytest.raises(UserError, match="has the tables of loose images, .* give --format images"):
-        check_kind(config, of_images, find(root).shards)
-    check_kind(config, of_images, find(root, "images").shards)
+        check_kind(config, of_images, find_shards(root).shards)
+    check_kind(config, of_images, find_shards(root, "images").shards)
 
 
 def test_links_pipes_and_odd_times_stop_nothing(tmp_path):
@@ -146,7 +147,7 @@ def test_links_pipes_and_odd_times_stop_nothing(tmp_path):
     (tmp_path / "in/sub/up").symlink_to("..")
     os.mkfifo(tmp_path / "in/pipe.png")
     os.mkfifo(tmp_path / "in/pipe")
-    found, left_out = find(root)
+    found, left_out = find_shards(root)
     inputs = Inputs(None, None, 100, None)
     rows = {}
     for row in found.to_pylist():
@@ -161,7 +162,7 @@ def test_a_pipe_among_shards_is_a_failure_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "in/a.tar")
     with tarfile.open(tmp_path / "in/b\udcff.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("x.jpg"))
-    found = find(str(tmp_path / "in")).shards["path"].to_pylist()
+    found = find_shards(str(tmp_path / "in")).shards["path"].to_pylist()
     assert found == ["a.tar", "b\\xff.tar"]
     inputs = Inputs(None, None, 100, None)
     with pytest.raises(FileNotFoundError, match="not a file but a pipe"), inputs.open(f"{tmp_path}/in/a.tar"):

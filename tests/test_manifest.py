@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.config import UserError
-from pipeline.image_files import read_files
-from pipeline.inputs import find
+from pipeline.errors import UserError
+from pipeline.formats.loose import read_files
+from pipeline.inputs.find import find_shards
+from pipeline.store import storage
 from tests.conftest import SEED, digest, job
 
 
@@ -18,14 +18,14 @@ def test_a_csv_in_its_order_with_relative_absolute_and_missing_ones(tmp_path):
     (tmp_path / "b,c/1.jpg").write_bytes(b"one")
     (tmp_path / "2.jpg").write_bytes(b"two")
     (tmp_path / "list.csv").write_text(f'uri,comment\n"b,c/1.jpg",x\n{tmp_path}/2.jpg,y\nabsent.jpg,z\n')
-    row, = find(str(tmp_path / "list.csv")).shards.to_pylist()
+    row, = find_shards(str(tmp_path / "list.csv")).shards.to_pylist()
     samples = list(read_files(str(tmp_path), row["members"], 100))
     assert [(sample.key, sample.encoded, sample.error) for sample in samples] == [
         (f"{tmp_path}/b,c/1.jpg", b"one", None), (f"{tmp_path}/2.jpg", b"two", None),
         (f"{tmp_path}/absent.jpg", b"", "not_a_file")]
     before = row["etag"]
     (tmp_path / "absent.jpg").write_bytes(b"three")
-    assert find(str(tmp_path / "list.csv")).shards["etag"].to_pylist() != [before]
+    assert find_shards(str(tmp_path / "list.csv")).shards["etag"].to_pylist() != [before]
 
 
 def test_given_sizes_and_versions_are_believed(tmp_path):
@@ -33,7 +33,7 @@ def test_given_sizes_and_versions_are_believed(tmp_path):
     etag = storage.stat(str(tmp_path / "1.jpg")).etag
     for name, table in (("a.parquet", {"uri": ["1.jpg", "gone.jpg"], "size": [3, 4], "etag": [etag, "e"]}),):
         pq.write_table(pa.table(table), tmp_path / name)
-        row, = find(str(tmp_path / name), "manifest").shards.to_pylist()
+        row, = find_shards(str(tmp_path / name), "manifest").shards.to_pylist()
         assert [(member["size"], member["etag"]) for member in row["members"]] == [(3, etag), (4, "e")]
         assert [sample.error for sample in read_files(str(tmp_path), row["members"], 100)] == [None, "not_a_file"]
 
@@ -49,7 +49,7 @@ def test_given_sizes_and_versions_are_believed(tmp_path):
 def test_what_is_wrong_is_said(tmp_path, text, says):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(UserError, match=says):
-        find(str(tmp_path / "list.csv"))
+        find_shards(str(tmp_path / "list.csv"))
 
 
 @pytest.mark.parametrize(("data", "says"), [("uri\na.jpg\n".encode("utf-16"), "line 1: .* it is UTF-16"), (b"\x1f\x8b\x08\0", "compressed"),
@@ -57,11 +57,11 @@ def test_what_is_wrong_is_said(tmp_path, text, says):
 def test_what_is_no_text_is_said(tmp_path, data, says):
     (tmp_path / "list.csv").write_bytes(data)
     with pytest.raises(UserError, match=says):
-        find(str(tmp_path / "list.csv"))
+        find_shards(str(tmp_path / "list.csv"))
 
 
 def errors(manifest: Path) -> list[str | None]:
-    return [sample.error for row in find(str(manifest)).shards.to_pylist()
+    return [sample.error for row in find_shards(str(manifest)).shards.to_pylist()
             for sample in read_files(str(manifest.parent), row["members"], 100)]
 
 
@@ -92,7 +92,7 @@ def test_files_that_may_not_be_read_have_rows_unless_none_may(tmp_path, monkeypa
     assert errors(tmp_path / "list.csv") == [None, "unreadable"]
     (tmp_path / "list.csv").write_text("uri\nclosed.jpg\n")
     with pytest.raises(UserError, match="none of its 1 images may be read"):
-        find(str(tmp_path / "list.csv"))
+        find_shards(str(tmp_path / "list.csv"))
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import random
 import pyarrow as pa
 import pytest
 
-from pipeline.config import UserError
-from pipeline.matching import IMAGES, SAID, match
+from pipeline.errors import UserError
+from pipeline.truth.matching import IMAGES, SAID, match
 
 LETTERS = ["x", "o\u0308", "1"]
 GROUP = "images-0123456789ab"

@@ -11,7 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
-from pipeline.metrics import COUNTERS, GAUGES
+from pipeline.run.metrics import COUNTERS, GAUGES
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "cluster"

@@ -6,7 +6,8 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import UserError, parse_config
+from pipeline.config import parse_config
+from pipeline.errors import UserError
 from tests.conftest import SEED, digest, job, labels
 from tests.test_reader import png
 from tests.test_shards import make_tar

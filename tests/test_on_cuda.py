@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import on_cuda, probe
-from pipeline.config import UserError
-from pipeline.folded import FoldedConv, UintNetwork, fuse
-from pipeline.inception_v4 import Conv
-from pipeline.labeller import DTYPES, Labeller
-from pipeline.on_cuda import FastCuda, choose_batch_size, fitting
-from pipeline.weights import identify, load
+from pipeline.errors import UserError
+from pipeline.model.inception_v4 import Conv
+from pipeline.model.weights import identify, load
+from pipeline.runners import on_cuda, probe
+from pipeline.runners.folded import FoldedConv, UintNetwork, fuse_layers
+from pipeline.runners.labeller import DTYPES, Labeller
+from pipeline.runners.on_cuda import FastCuda, choose_batch_size, largest_batch_that_fits
 from tests.cuda_stand_in import Event, StandIn, TinyNetwork, install, tiny_state
 
 BATCH = 8  # its graphs are of 8, 4 and 2 images
@@ -129,7 +129,7 @@ def test_the_fused_layer_reads_no_memory_that_nobody_wrote(device: StandIn) -> N
     layer = FoldedConv(Conv(3, 8, (3, 1), stride=2, padding=(1, 0)), torch.bfloat16, 1)
     x_NCHW = torch.randn(2, 3, 9, 7).bfloat16().contiguous(memory_format=torch.channels_last)
     apart_NCHW = layer(x_NCHW)
-    fuse(layer, torch.zeros(2 * 8 * 9 * 9, dtype=torch.bfloat16))
+    fuse_layers(layer, torch.zeros(2 * 8 * 9 * 9, dtype=torch.bfloat16))
     device.memory.fill_(torch.nan)
     assert torch.cudnn_convolution_relu(x_NCHW, layer.weight, layer.bias, (2, 2), (1, 0), (1, 1), 1).isnan().all()
     torch.testing.assert_close(layer(x_NCHW), apart_NCHW)
@@ -265,8 +265,8 @@ def test_the_batch_size_follows_the_device() -> None:
     large = 80 * 2**30
     assert [choose_batch_size(None, large, number) for number in (132, 60, 58, 40, 16)] == [256, 256, 128, 64, 64]
     assert choose_batch_size(32, large, 132) == 32 and choose_batch_size(None, 2**30, 132) == 16
-    assert [fitting(256, free * 2**30) for free in (80, 16, 8, 1)] == [256, 256, 128, 16]
-    assert fitting(1, 0) == 1
+    assert [largest_batch_that_fits(256, free * 2**30) for free in (80, 16, 8, 1)] == [256, 256, 128, 16]
+    assert largest_batch_that_fits(1, 0) == 1
 
 
 def test_cosines() -> None:

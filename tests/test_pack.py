@@ -8,13 +8,14 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import pack as packing
-from pipeline import truth
-from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs, find, find_images
-from pipeline.pack import pack
-from pipeline.pack_members import keys_of
-from pipeline.shards import read_samples
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.formats.tar import read_samples
+from pipeline.inputs import pack as packing
+from pipeline.inputs.find import Inputs, find_images, find_shards
+from pipeline.inputs.pack import pack
+from pipeline.inputs.pack_members import keys_of
+from pipeline.truth import sources
 from tests.conftest import job
 
 INPUTS = Inputs(None, None, Config.max_image_bytes, None)
@@ -47,7 +48,7 @@ def members(output: Path) -> list[str]:
 
 
 def truths(output: Path, where: str = "member:cls") -> dict[str, str]:
-    return {row["name"]: row["value"] for row in truth.read(truth.Examples(str(output), where, INPUTS)).said.to_pylist()}
+    return {row["name"]: row["value"] for row in sources.read_truth(sources.Examples(str(output), where, INPUTS)).said.to_pylist()}
 
 
 def shard_bytes(output: Path) -> dict[str, bytes]:
@@ -82,7 +83,7 @@ def test_every_image_has_a_key_of_its_own(tmp_path):
 
 
 def test_a_shard_ends_before_it_is_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.pack.SHARD_BYTES", 10)
+    monkeypatch.setattr("pipeline.inputs.pack.SHARD_BYTES", 10)
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
         (tmp_path / name).write_bytes(b"12345")
     assert pack(str(tmp_path), str(tmp_path / "out"), 3, "p").num_shards == 2
@@ -152,7 +153,7 @@ def test_a_changed_text_makes_its_shard_again(tmp_path):
 
 
 def test_texts_count_towards_the_size_of_a_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.pack.SHARD_BYTES", 14)
+    monkeypatch.setattr("pipeline.inputs.pack.SHARD_BYTES", 14)
     root = fill(tmp_path / "in", "1.jpg", "1.cls", "2.jpg", "2.cls")
     assert pack(str(root), str(tmp_path / "out"), 9, "p").num_shards == 1
     assert pack(str(root), str(tmp_path / "other"), 9, "p", ("cls",)).num_shards == 2
@@ -202,7 +203,7 @@ def test_the_longest_prefix_is_written_and_found(tmp_path):
     for prefix in ("x" * 200, "ü" * 100, "a..b", "-", "a=b", "label=1"):
         pack(str(root), str(tmp_path / "out"), 1, prefix)
         assert pack(str(root), str(tmp_path / "out"), 1, prefix).num_kept == 1
-    assert len(find(str(tmp_path / "out")).shards) == 6
+    assert len(find_shards(str(tmp_path / "out")).shards) == 6
 
 
 def test_shards_of_a_longer_prefix_are_another_folders(tmp_path):
@@ -252,9 +253,9 @@ def test_an_input_below_the_output_is_listed_from_a_store():
     try:
         assert find_images("memory://below/in", "memory://below")[0]["path"].to_pylist() == ["1.jpg", "out/2.jpg"]
         assert find_images("memory://below/in", "memory://below/in/out")[0]["path"].to_pylist() == ["1.jpg"]
-        assert find("memory://below/in", output="memory://below").shards["path"].to_pylist() == ["day/3.tar"]
-        assert find("memory://below/in", "tar", "day", "memory://below").shards["path"].to_pylist() == ["day/3.tar"]
-        assert len(find("memory://below/in", "tar", "day", "memory://below/in/day").shards) == 0
+        assert find_shards("memory://below/in", output="memory://below").shards["path"].to_pylist() == ["day/3.tar"]
+        assert find_shards("memory://below/in", "tar", "day", "memory://below").shards["path"].to_pylist() == ["day/3.tar"]
+        assert len(find_shards("memory://below/in", "tar", "day", "memory://below/in/day").shards) == 0
     finally:
         fs.rm("/below", recursive=True)
 
@@ -348,7 +349,7 @@ def test_a_bucket_is_packed_into_itself(s3, monkeypatch, source, output):
         for kept in (0, 1):
             packed = pack(source, output, 5, "p", ("cls",))
             assert (packed.num_images, packed.num_texts, packed.num_kept, packed.sentences()) == (2, 2, kept, [])
-        found = truth.read(truth.Examples(output + "/p-00000.tar", "member:cls", INPUTS)).said
+        found = sources.read_truth(sources.Examples(output + "/p-00000.tar", "member:cls", INPUTS)).said
         assert {row["name"]: row["value"] for row in found.to_pylist()} == {"a/1": "a/1.cls", "a/1_2": "a/1.cls"}
     finally:
         fs.rm("photos/packing", recursive=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.parquet import read_table
+from pipeline.store.read_parquet import read_table
 
 THREADS = """
 import os, sys

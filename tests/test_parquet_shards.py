@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import Config, UserError
-from pipeline.inputs import Inputs, check, find
-from pipeline.parquet_shards import read_keys, read_rows
-from pipeline.retry import Replaced
-from pipeline.shards import ShardUnreadable
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.formats.parquet import read_keys, read_rows
+from pipeline.formats.tar import ShardUnreadable
+from pipeline.inputs.find import Inputs, check_found, find_shards
+from pipeline.store.retry import Replaced
 from tests.conftest import SEED, digest, job
 
 IMAGES = [b"A" * 3000, None, b"", b"B" * 7]
@@ -69,13 +70,13 @@ def test_the_format_is_found_or_said(tmp_path):
         (tmp_path / name).write_bytes(parquet(x=pa.array([1])) if name.endswith("parquet") else b"")
     for format, names in (("auto", ["a.tar"]), ("tar", ["a.tar"]), ("parquet", ["b.parquet", "dt=1/c.parquet"]),
                           ("images", ["images-first"])):
-        assert find(str(tmp_path), format).shards["path"].to_pylist() == names
+        assert find_shards(str(tmp_path), format).shards["path"].to_pylist() == names
     config = Config(input=str(tmp_path), output="o", format="parquet")
     with pytest.raises(UserError, match=r"b\.parquet: no columns hold bytes"):
-        check(config, find(str(tmp_path), "parquet"))
+        check_found(config, find_shards(str(tmp_path), "parquet"))
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="holds no tar shards .* no .parquet files and no images"):
-        check(config, find(str(tmp_path / "none")))
+        check_found(config, find_shards(str(tmp_path / "none")))
 
 
 @pytest.mark.s3

@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import graph
-from pipeline.config import Config, UserError
-from pipeline.label_stage import LabelStage
-from pipeline.reader import Reader
-from pipeline.run import label
-from pipeline.sink import Committer
+from pipeline.actors import graph
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.run.night import label
+from pipeline.stages.commit import Committer
+from pipeline.stages.label import LabelStage
+from pipeline.stages.read import Reader
 from tests.test_reader import png
 from tests.test_shards import make_tar
 

@@ -6,9 +6,8 @@ from collections import Counter
 
 import pytest
 
-from pipeline.config import Config
-from pipeline.nodes import Node, live_nodes
-from pipeline.pools import (
+from pipeline.actors.nodes import Node, live_nodes
+from pipeline.actors.pools import (
     ENOUGH_THREADS,
     LABELLER_CPUS,
     RAY_CPUS,
@@ -17,8 +16,9 @@ from pipeline.pools import (
     NotPlaced,
     Pools,
     choose_pools,
-    placed,
+    reserve_places,
 )
+from pipeline.config import Config
 from pipeline.stop import Stop
 
 
@@ -146,7 +146,7 @@ def test_a_block_is_a_small_part_of_the_object_store():
 def test_what_cannot_be_placed_is_said_in_time(monkeypatch):
     import ray
 
-    from pipeline import pools as module
+    from pipeline.actors import pools as module
     monkeypatch.setattr(module, "PLACED_WITHIN_S", 3.0)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
@@ -159,13 +159,13 @@ def test_what_cannot_be_placed_is_said_in_time(monkeypatch):
         ray.get(other.here.remote())
         nodes = live_nodes()
         pools = pools_of(nodes, "cpu")
-        with pytest.raises(NotPlaced, match=r"1 labellers of 1.1 CPUs .* wait for a place: of the cluster's 2 CPUs"), placed(pools, nodes, Stop()):
+        with pytest.raises(NotPlaced, match=r"1 labellers of 1.1 CPUs .* wait for a place: of the cluster's 2 CPUs"), reserve_places(pools, nodes, Stop()):
             pass
         gone = [*nodes, Node("f" * 56, "gone", 2.0, 0)]  # Ray notices a lost node only after a while, so it may be chosen
-        with pytest.raises(NodesGone), placed(pools_of(gone, "cpu"), gone, Stop()):
+        with pytest.raises(NodesGone), reserve_places(pools_of(gone, "cpu"), gone, Stop()):
             pass
         ray.kill(other)
-        with placed(pools, nodes, Stop()) as places:
+        with reserve_places(pools, nodes, Stop()) as places:
             assert sorted(places) == ["commit", "decode", "label"]
         deadline = time.monotonic() + 10
         while ray.available_resources().get("CPU", 0) < 2:  # the place is given back

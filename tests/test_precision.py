@@ -2,10 +2,11 @@
 
 import pytest
 
-from pipeline import precision
-from pipeline.config import UserError
-from pipeline.nodes import Node
-from pipeline.precision import agree_on_precision, resolve_precision
+from pipeline.actors.nodes import Node
+from pipeline.actors.precision import agree_on_precision
+from pipeline.errors import UserError
+from pipeline.runners import precision
+from pipeline.runners.precision import resolve_precision
 
 NODES = [Node("a", "10.0.0.1", 4, 0), Node("b", "10.0.0.2", 4, 1), Node("c", "10.0.0.3", 4, 1)]
 

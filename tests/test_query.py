@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import ledger, storage
-from pipeline.config import UserError
-from pipeline.query import ask, connect, named
-from pipeline.sink import Sink, Source
-from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
+from pipeline.errors import UserError
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.store import storage
+from pipeline.tables import ledger
+from pipeline.tables.labels import SAMPLES, Answers, make_rows
+from pipeline.tables.query import ask, connect, list_queries
 from tests.conftest import job
 
 MODEL = "inception_v4-00000000"
@@ -37,9 +39,9 @@ def fill(output: str) -> None:
                             [image[3] for image in images], [image[4] for image in images]], schema=SAMPLES)
         label_id = np.array([[image[0], 1 - image[0] // 2] for image in images], np.int16)
         prob = np.array([[image[1], (1 - image[1]) / 2] for image in images], np.float32)
-        embedding = np.eye(3, EMBEDDING, dtype=np.float32)[[image[2] for image in images]]
+        embedding = np.eye(3, EMBEDDING_SIZE, dtype=np.float32)[[image[2] for image in images]]
         embedding[:, 3] = np.array(indices) / 10
-        Sink(output, "r", MODEL).write(Source(shard, f"in/{shard}", 1, "e"), rows(samples, Answers(label_id, prob, embedding), LABELS),
+        Sink(output, "r", MODEL).write(ShardVersion(shard, f"in/{shard}", 1, "e"), make_rows(samples, Answers(label_id, prob, embedding), LABELS),
                                        0, True)
         row = {"run_id": RUNS[number], "shard": shard, "model_id": MODEL, "status": "committed", "labelled_at": NIGHTS[number]}
         ledger.write(output, "shards", f"{RUNS[number]}-0", [row], ledger.SHARDS)
@@ -79,7 +81,7 @@ def output(request, tmp_path_factory):
         storage.remove("s3://photos/query")
 
 
-@pytest.mark.parametrize("name", list(named()))
+@pytest.mark.parametrize("name", list(list_queries()))
 def test_each_query_gives_the_known_answer(output, name):
     settings, expected = ANSWERS[name]
     assert ask(connect(output), name, settings).fetchall() == expected

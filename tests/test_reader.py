@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline import inception_v4
-from pipeline.batches import BLOCK, IMAGE_BYTES, INPUT_SIZE, pixels_of, samples_of, segments_of
-from pipeline.decode import decode
-from pipeline.inputs import Inputs
-from pipeline.reader import WASTE, Reader
+from pipeline.images.decode import decode
+from pipeline.inputs.find import Inputs
+from pipeline.model import inception_v4
+from pipeline.model.spec import INPUT_SIZE
+from pipeline.stages.batch import BLOCK, IMAGE_BYTES, pixels_of, samples_of, segments_of
+from pipeline.stages.read import WASTE, Reader
 from tests.test_shards import make_tar
 
 LIMITS = Inputs(None, None, 10**6, 100)
@@ -182,7 +183,7 @@ def test_a_shard_of_too_many_images_is_a_failure(tmp_path):
 def test_what_may_pass_is_worth_another_attempt(tmp_path, monkeypatch, error, retryable):
     def fail(*_, **__):
         raise error
-    monkeypatch.setattr("pipeline.reader.decode", fail)
+    monkeypatch.setattr("pipeline.stages.read.decode", fail)
     for block in read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(9)))):
         for segment in segments_of(block):
             assert segment["failure"].startswith(str(error) if isinstance(error, OSError | MemoryError) else f"ValueError: {error}") and segment["retryable"] == retryable

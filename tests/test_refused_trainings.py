@@ -17,27 +17,31 @@ from ray.exceptions import RayTaskError, UserCodeException
 
 from jobs.train import check, parsed
 from jobs.train import report as say
-from pipeline import heads, lease, storage, weights
-from pipeline.claim import check_not_overwritten
-from pipeline.class_ids import classes_of
-from pipeline.classes import load_classes
-from pipeline.config import Config, UserError
-from pipeline.crops import SHARDS
-from pipeline.curves import write_curves
-from pipeline.enough import READ, check_enough
-from pipeline.final import Ending, Final, is_final, mark
-from pipeline.heads import check_number, choose_head
-from pipeline.holdout import interval
-from pipeline.inception_v4 import INPUT_SIZE
-from pipeline.inputs import Inputs
-from pipeline.labelled_shards import name_empty
-from pipeline.recipe import BOUNDS, Recipe, check_workers
-from pipeline.retry import Replaced
-from pipeline.shards import ShardUnreadable
-from pipeline.trainer import Worker
-from pipeline.training import train
-from pipeline.truth import Examples
-from pipeline.weights import identify
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.formats.tar import ShardUnreadable
+from pipeline.inputs.find import Inputs
+from pipeline.model import weights
+from pipeline.model.classes import load_classes
+from pipeline.model.spec import INPUT_SIZE
+from pipeline.model.weights import identify
+from pipeline.store import lease
+from pipeline.store.explain import explain_error
+from pipeline.store.retry import Replaced
+from pipeline.trainer.crops import LABELLED_SHARDS
+from pipeline.trainer.curves import write_curves
+from pipeline.trainer.final import Ending, Final, is_final, mark_final
+from pipeline.trainer.loop import Worker
+from pipeline.trainer.recipe import BOUNDS, Recipe, check_workers
+from pipeline.training import heads
+from pipeline.training.begin import train
+from pipeline.training.claim import check_not_overwritten
+from pipeline.training.enough import READ, check_enough
+from pipeline.training.heads import check_number, choose_head
+from pipeline.training.labelled_shards import name_empty_classes
+from pipeline.truth.class_ids import make_classes
+from pipeline.truth.holdout import wilson_interval
+from pipeline.truth.sources import Examples
 from tests.conftest import ROOT
 from tests.test_train import digits
 
@@ -122,11 +126,11 @@ def test_a_store_that_does_not_put_files_whole_is_refused() -> None:
 
 def shards_of(*targets: int) -> pa.Table:
     row = {"shard": "a.tar", "uri": "a.tar", "keys": [f"k{n}" for n in range(len(targets))], "targets": list(targets), "group": None}
-    return pa.Table.from_pylist([row], schema=SHARDS)
+    return pa.Table.from_pylist([row], schema=LABELLED_SHARDS)
 
 
 def test_of_many_images_the_expected_number_counts() -> None:
-    classes = classes_of(["a", "b"])
+    classes = make_classes(["a", "b"])
     many = shards_of(*[0, 1] * READ)
     check_enough(many, INPUTS, 0.5, READ, classes)
     with pytest.raises(UserError, match=r"of 4,000 images about 2,000 are left to train on \(--holdout 0.5\)"):
@@ -134,7 +138,7 @@ def test_of_many_images_the_expected_number_counts() -> None:
     with pytest.raises(UserError, match="--input has 3 images"):
         check_enough(shards_of(0, 0, 1), INPUTS, 0, 4, classes)
     check_enough(shards_of(0, 0, 1), INPUTS, 0, 3, classes)
-    assert name_empty({"a": 0, "b": 2}) == ["classes that have no image: a"] and name_empty({"a": 1}) == []
+    assert name_empty_classes({"a": 0, "b": 2}) == ["classes that have no image: a"] and name_empty_classes({"a": 1}) == []
 
 
 def test_nothing_is_left_of_a_refused_training(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_what_is_wrong_with_the_validation_names_its_flags(tmp_path: Path, uri: 
 
 def test_a_second_training_of_a_folder_is_refused(tmp_path: Path) -> None:
     examples = Examples(str(digits(tmp_path / "in", 1)), "folder", INPUTS)
-    with lease.held(str(tmp_path / "out"), "r1", "save"), pytest.raises(lease.Busy, match="^--save .* is being written by run r1") as caught:
+    with lease.hold_lease(str(tmp_path / "out"), "r1", "save"), pytest.raises(lease.Busy, match="^--save .* is being written by run r1") as caught:
         train(examples, None, 0.1, Recipe(batch_size=2), None, None, f"{tmp_path}/out/", 1, sys.stderr)
     assert caught.value.exit_code == 4
     assert not (tmp_path / "out/lease.json").exists() and not (tmp_path / "out/training.json").exists()
@@ -175,7 +179,7 @@ def save_classes(classes: pa.Table, path: Path) -> None:
 
 
 def test_a_head_is_kept_if_its_classes_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, path = classes_of(["cat", "dog", "n01443537"]), tmp_path / "own.pth"
+    ours, path = make_classes(["cat", "dog", "n01443537"]), tmp_path / "own.pth"
     found = head_of(monkeypatch, 3, path, ours)
     assert found.kept and "no classes.csv beside it says" in found.why
     found = head_of(monkeypatch, 4, path, ours)
@@ -184,7 +188,7 @@ def test_a_head_is_kept_if_its_classes_are_the_same(tmp_path: Path, monkeypatch:
     found = head_of(monkeypatch, 3, path, ours)
     assert found == (True, "kept: its 3 classes (classes.csv beside it) are those that are trained")
     for others in (["cat", "cow", "n01443537"], ["cat", "dog", "goldfish"], ["cat", "dog"], ["0", "1", "2"]):
-        found = head_of(monkeypatch, 3, path, classes_of(others))
+        found = head_of(monkeypatch, 3, path, make_classes(others))
         assert not found.kept and found.why.startswith("made anew: its 3 classes (classes.csv beside it) are not the ")
     turned = ours.set_column(2, "label", pa.array(["dog", "cat", "goldfish"]))
     assert not head_of(monkeypatch, 3, path, turned).kept
@@ -195,7 +199,7 @@ def test_a_head_is_kept_if_its_classes_are_the_same(tmp_path: Path, monkeypatch:
 
 
 def test_a_thousand_outputs_without_a_word_are_imagenets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    imagenet, others = load_classes(), classes_of([f"c{n}" for n in range(1000)])
+    imagenet, others = load_classes(), make_classes([f"c{n}" for n in range(1000)])
     assert head_of(monkeypatch, 1000, tmp_path / "a.pth", imagenet).kept
     assert not head_of(monkeypatch, 1000, tmp_path / "a.pth", others).kept
     for spec in ("seed:0", "pretrained"):
@@ -215,16 +219,16 @@ def test_what_would_fail_again_is_told_from_what_may_pass() -> None:
                   PermissionError(13, "no"), OSError(28, "No space left on device"), torch.OutOfMemoryError("x"), KeyError("a")):
         assert is_final(error), error
     for error in (RuntimeError("Connection closed by peer"), ConnectionResetError(104, "reset"), TimeoutError(), OSError("curl 28"),
-                  MemoryError(), storage.explain("save", "s3://b", ConnectionRefusedError(111, "refused"))):
+                  MemoryError(), explain_error("--save", "s3://b", ConnectionRefusedError(111, "refused"))):
         if isinstance(error, UserError):
             error.__cause__ = ConnectionRefusedError(111, "refused")
         assert not is_final(error), error
     traceback = ("Traceback\npipeline.shards.ShardUnreadable: a.tar: it is cut.\n\nThe above exception was the direct cause\n"
                  "ray.exceptions.UserCodeException: UDF failed to process a data block.")
     of_reader = RayTaskError("f", traceback, UserCodeException("UDF failed"))
-    assert is_final(of_reader) and str(mark(of_reader)) == "a.tar: it is cut"
-    assert not is_final(RayTaskError("f", traceback.replace("pipeline.shards.ShardUnreadable", "ConnectionResetError"), UserCodeException("x")))
-    assert str(mark(UserError("--save x cannot be used."))) == "--save x cannot be used"
+    assert is_final(of_reader) and str(mark_final(of_reader)) == "a.tar: it is cut"
+    assert not is_final(RayTaskError("f", traceback.replace("pipeline.formats.tar.ShardUnreadable", "ConnectionResetError"), UserCodeException("x")))
+    assert str(mark_final(UserError("--save x cannot be used."))) == "--save x cannot be used"
     Ending().after_exception(None, {0: RuntimeError("gone")})
     with pytest.raises(Final, match="nan"):
         Ending().after_exception(None, {0: RuntimeError("gone"), 1: Final("the loss is nan")})
@@ -249,7 +253,7 @@ def test_how_sure_an_accuracy_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert "held out   4 images: top-1 75.00 % (95 %: 30.1 to 95.4 %), top-5 100.00 % (95 %: 51.0 to 100.0 %)\n" in capsys.readouterr().out
     say(figures | {"valid_images": 0.0}, "own")
     assert "held out   no image is held out: no accuracy\n" in capsys.readouterr().out
-    assert interval(0.0, 0) == (0.0, 1.0)
+    assert wilson_interval(0.0, 0) == (0.0, 1.0)
 
 
 def judged(*batches: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline import weights
+from pipeline.model import weights
 from tests.conftest import ROOT, job
 from tests.test_shards import make_tar
 

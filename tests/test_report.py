@@ -10,10 +10,10 @@ import pytest
 from markupsafe import escape
 from PIL import Image
 
-from pipeline import report
-from pipeline.counts import Counts
-from pipeline.findings import INTERVALS, Timeline
-from pipeline.gallery import SHOWN, Gallery
+from pipeline.report import render
+from pipeline.report.findings import INTERVALS, Timeline
+from pipeline.report.gallery import SHOWN, Gallery
+from pipeline.tables.counts import Counts
 from tests.browser import needs_chromium, see
 from tests.conftest import SEED, job
 from tests.test_shards import make_tar
@@ -105,6 +105,6 @@ def test_drift_is_of_shares():
     before, now = Counts(10), Counts(20)
     before.labels.update({1: 5, 2: 5})
     now.labels.update({1: 5, 3: 15})
-    assert report.drift(before, now) == [(3, 0, 0.75), (2, 0.5, 0), (1, 0.5, 0.25)]
-    assert [report.duration(seconds) for seconds in (0.04, 59.94, 60, 3599, 7322)] == [
+    assert render.measure_drift(before, now) == [(3, 0, 0.75), (2, 0.5, 0), (1, 0.5, 0.25)]
+    assert [render.format_duration(seconds) for seconds in (0.04, 59.94, 60, 3599, 7322)] == [
         "0.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "2 h 2 min"]

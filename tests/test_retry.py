@@ -4,9 +4,9 @@ import errno
 
 import pytest
 
-from pipeline.config import UserError
-from pipeline.retry import is_transient, told
-from pipeline.storage import explain
+from pipeline.errors import UserError
+from pipeline.store.explain import explain_error
+from pipeline.store.retry import describe_error, is_transient
 
 
 @pytest.mark.parametrize(("error", "transient"), [
@@ -22,7 +22,7 @@ def test_only_known_errors_are_transient(error, transient):
     (ValueError("it  is\nodd."), "it is odd"), (TimeoutError(), "no answer in time"), (MemoryError(), "out of memory"),
     (KeyError("uri"), "there is no 'uri'")])
 def test_an_error_is_told_in_words_without_a_full_stop(error, says):
-    assert told(error) == says
+    assert describe_error(error) == says
 
 
 @pytest.mark.parametrize(("uri", "error", "says"), [
@@ -31,5 +31,5 @@ def test_an_error_is_told_in_words_without_a_full_stop(error, says):
     ("s3://b/{000..010}.tar", FileNotFoundError(), "do not stand for others; name the folder."),
     ("/x/*.tar", FileNotFoundError(), "do not stand for others; name the folder."), ("/x", FileNotFoundError(), "/x does not exist.")])
 def test_a_place_that_cannot_be_used_is_one_sentence(uri, error, says):
-    made = explain("input", uri, error)
+    made = explain_error("--input", uri, error)
     assert isinstance(made, UserError) and str(made).endswith(says) and ".." not in str(made).replace("000..010", "")

@@ -14,13 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline import attempts, ledger, output, report, run, weights
-from pipeline.classes import load_classes
-from pipeline.config import Config, UserError
-from pipeline.connect import NoCluster
-from pipeline.history import settings
-from pipeline.run import new_run_id
-from pipeline.tally import Summary
+from pipeline.actors.connect import NoCluster
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.model import weights
+from pipeline.model.classes import load_classes
+from pipeline.report import render
+from pipeline.run import attempts, night
+from pipeline.run.night import new_run_id
+from pipeline.run.tally import Summary
+from pipeline.tables import ledger, output
+from pipeline.tables.history import read_settings
 from tests.conftest import ROOT, SEED, digest, free_ports, job
 from tests.processes import family, kill
 from tests.test_shards import make_tar
@@ -43,26 +47,26 @@ def test_the_row_of_a_run_has_every_column_and_comes_last(tmp_path, monkeypatch)
     """It says how the run ended, and the report is a part of that."""
     config = Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), max_image_bytes=7)
     summary = Summary("r1", "inception_v4-00000000", 1, 2, 3, 0, False)
-    made = run._run_row(config, summary, "done", NOW)
+    made = night._run_row(config, summary, "done", NOW)
     assert set(made) == set(ledger.RUNS.names)
-    page = report.page
+    page = render.render_page
 
     def look(*arguments):
         assert not (tmp_path / "out" / "runs").exists()
         return page(*arguments)
 
-    monkeypatch.setattr(report, "page", look)
-    run._record(config, summary, None, NOW, load_classes(None))
+    monkeypatch.setattr(render, "render_page", look)
+    night._record(config, summary, None, NOW, load_classes(None))
     assert row_of(tmp_path / "out")["status"] == "done" and not summary.unrecorded
-    assert settings(str(tmp_path / "out"), "inception_v4-00000000")["max_image_bytes"] == 7
-    assert settings(str(tmp_path / "out"), "another") == settings(str(tmp_path / "absent"), None) == {}
+    assert read_settings(str(tmp_path / "out"), "inception_v4-00000000")["max_image_bytes"] == 7
+    assert read_settings(str(tmp_path / "out"), "another") == read_settings(str(tmp_path / "absent"), None) == {}
 
 
 def test_a_run_whose_report_cannot_be_written_is_not_done(tmp_path, monkeypatch):
     config = Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"))
     summary = Summary("r1", "inception_v4-00000000", 1, 2, 3, 0, False)
-    monkeypatch.setattr(report, "page", lambda *_: 1 / 0)
-    run._record(config, summary, None, NOW, load_classes(None))
+    monkeypatch.setattr(render, "render_page", lambda *_: 1 / 0)
+    night._record(config, summary, None, NOW, load_classes(None))
     assert row_of(tmp_path / "out")["status"] == "failed" and "zero" in summary.unrecorded and summary.exit_code(1) == 1
 
 
@@ -103,18 +107,18 @@ def test_a_run_without_its_cluster_or_weights_leaves_nothing(one_shard, monkeypa
 
     monkeypatch.setattr(attempts, "connect", connect)
     with pytest.raises(UserError, match=str(error)):
-        run.label(Config(input=str(one_shard / "in"), output=str(one_shard / "out"), weights="seed:0"))
+        night.label(Config(input=str(one_shard / "in"), output=str(one_shard / "out"), weights="seed:0"))
     assert [path.name for path in one_shard.iterdir()] == ["in"]
 
 
 def test_other_class_names_are_refused_before_anything_is_written(one_shard):
     chosen = weights.identify("seed:0")
     config = Config(input=str(one_shard / "in"), output=str(one_shard / "out"), weights="seed:0", dry_run=True)
-    output.claim(config, chosen.model_id, load_classes().slice(0, 10))
+    output.claim_output(config, chosen.model_id, load_classes().slice(0, 10))
     (one_shard / "out/input.json").unlink()
     before = sorted(one_shard.rglob("*"))
     with pytest.raises(UserError, match="with other class names"):
-        run.label(config)
+        night.label(config)
     assert sorted(one_shard.rglob("*")) == before
 
 

@@ -9,7 +9,7 @@ import tarfile
 import pyarrow as pa
 import pytest
 
-from pipeline.shards import SHARD_NAME, ShardUnreadable, read_samples
+from pipeline.formats.tar import SHARD_NAME, ShardUnreadable, read_samples
 
 
 def make_tar(*members: tuple[str, bytes]) -> bytes:

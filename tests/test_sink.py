@@ -10,19 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.batches import LABELLED, pack_answers, segments_of
-from pipeline.sink import Committer, Sink, Source
-from pipeline.table import EMBEDDING, ROWS, SAMPLES, Answers, rows
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.stages.batch import LABELLED, pack_answers, segments_of
+from pipeline.stages.commit import Committer, ShardVersion, Sink
+from pipeline.tables.labels import ROWS, SAMPLES, Answers, make_rows
 
-SOURCE = Source("dt=2026-11-23/a.tar", "s3://b/dt=2026-11-23/a.tar", 10240, "e1")
+SOURCE = ShardVersion("dt=2026-11-23/a.tar", "s3://b/dt=2026-11-23/a.tar", 10240, "e1")
 
 
-def make_rows(first: int, last: int) -> pa.Table:
+def rows_between(first: int, last: int) -> pa.Table:
     ids = list(range(first, last))
     samples = pa.table([[SOURCE.shard] * len(ids), ids, [f"k{i}" for i in ids], ids, ids, [f"{i:064}" for i in ids],
                         ["truncated" if i == 2 else None for i in ids]], schema=SAMPLES)
-    values = np.tile(np.array(ids, np.float32)[:, None], (1, EMBEDDING))
-    return rows(samples, Answers(np.zeros((len(ids), 5), np.int16), np.ones((len(ids), 5), np.float32), values), pa.array(["crane"]))
+    values = np.tile(np.array(ids, np.float32)[:, None], (1, EMBEDDING_SIZE))
+    return make_rows(samples, Answers(np.zeros((len(ids), 5), np.int16), np.ones((len(ids), 5), np.float32), values), pa.array(["crane"]))
 
 
 def sink_at(path) -> tuple[Sink, str]:
@@ -32,7 +33,7 @@ def sink_at(path) -> tuple[Sink, str]:
 
 def test_one_piece_is_committed_at_once_with_its_footer(tmp_path):
     sink, path = sink_at(tmp_path)
-    committed = sink.write(SOURCE, make_rows(0, 4), 0, True)
+    committed = sink.write(SOURCE, rows_between(0, 4), 0, True)
     assert committed is not None and committed.size == os.path.getsize(path)
     footer = pq.read_metadata(path).metadata
     assert {key: footer[key] for key in footer if key != b"ARROW:schema"} == {
@@ -51,13 +52,13 @@ def test_an_empty_shard_has_a_file_of_no_rows(tmp_path):
 def test_pieces_in_any_order_make_the_same_file(tmp_path):
     bounds = [(0, 3), (3, 5), (5, 9)]
     whole, whole_path = sink_at(tmp_path / "whole")
-    whole.write(SOURCE, make_rows(0, 9), 0, True)
+    whole.write(SOURCE, rows_between(0, 9), 0, True)
     for number, order in enumerate(itertools.permutations(bounds)):
         sink, path = sink_at(tmp_path / str(number))
         committed = []
         for first, last in order:
             assert not os.path.exists(path)
-            committed.append(sink.write(SOURCE, make_rows(first, last), first, last == 9))
+            committed.append(sink.write(SOURCE, rows_between(first, last), first, last == 9))
         assert [file is None for file in committed] == [True, True, False]
         assert pq.read_table(path, partitioning=None).equals(pq.read_table(whole_path, partitioning=None))
         assert list((tmp_path / str(number)).rglob("_staging/**/*.parquet")) == []
@@ -66,9 +67,9 @@ def test_pieces_in_any_order_make_the_same_file(tmp_path):
 def test_a_piece_written_again_changes_nothing(tmp_path):
     sink, path = sink_at(tmp_path)
     for first, last in ((0, 3), (0, 3), (3, 9)):
-        sink.write(SOURCE, make_rows(first, last), first, last == 9)
+        sink.write(SOURCE, rows_between(first, last), first, last == 9)
     before = Path(path).read_bytes()
-    assert sink.write(SOURCE, make_rows(0, 3), 0, False) is None  # a retry after the commit
+    assert sink.write(SOURCE, rows_between(0, 3), 0, False) is None  # a retry after the commit
     assert Path(path).read_bytes() == before
 
 
@@ -76,9 +77,9 @@ def test_a_piece_written_again_changes_nothing(tmp_path):
 def test_embeddings_as_asked_for(tmp_path, embeddings):
     sink = Sink(str(tmp_path), "r1", "inception_v4-00000000", embeddings)
     for first, last in ((0, 3), (3, 9)):
-        sink.write(SOURCE, make_rows(first, last), first, last == 9)
+        sink.write(SOURCE, rows_between(first, last), first, last == 9)
     table = pq.read_table(tmp_path / "labels", partitioning=None)
-    whole = make_rows(0, 9)
+    whole = rows_between(0, 9)
     assert table.drop_columns(["embedding"] if embeddings != "false" else []).equals(whole.drop_columns(["embedding"]))
     if embeddings != "false":
         assert table["embedding"].cast(whole["embedding"].type).equals(whole["embedding"])
@@ -97,9 +98,9 @@ def test_pieces_of_two_attempts_may_overlap(tmp_path, seed):
         pieces += written[:rng.randint(1, len(written))] if attempt == 0 else written
     sink, path = sink_at(tmp_path)
     for first, stop in pieces:
-        sink.write(SOURCE, make_rows(first, stop), first, stop == last)
+        sink.write(SOURCE, rows_between(first, stop), first, stop == last)
     table = pq.read_table(path, partitioning=None)
-    assert table["index"].to_pylist() == list(range(last)) and table.equals(make_rows(0, last).cast(table.schema))
+    assert table["index"].to_pylist() == list(range(last)) and table.equals(rows_between(0, last).cast(table.schema))
 
 
 def labelled_blocks(sizes: list[list[tuple[int, int, int]]], total: int) -> pa.Table:
@@ -110,7 +111,7 @@ def labelled_blocks(sizes: list[list[tuple[int, int, int]]], total: int) -> pa.T
                      "num_images": stop - first, "end": stop == total, "failure": None, "retryable": False, "left_out": [], "num_bytes": stop - first,
                      "decode_s": 0.5} for number, first, stop in block]
         indices = [index for _, first, stop in block for index in range(first, stop)]
-        answer_NK = np.zeros((len(indices), 10 + EMBEDDING), np.float32)
+        answer_NK = np.zeros((len(indices), 10 + EMBEDDING_SIZE), np.float32)
         answer_NK[:, :5] = np.arange(5)
         samples = [{"shard": f"{number}.tar", "index": index, "key": str(index), "width": 1, "height": 1, "sha256": "0" * 64, "error": None}
                    for number, first, stop in block for index in range(first, stop)]

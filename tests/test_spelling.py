@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from pipeline.classes import load_classes
-from pipeline.config import UserError
-from pipeline.spelling import find_alike, name_folder, name_number, read_id, read_name, spell
+from pipeline.errors import UserError
+from pipeline.model.classes import load_classes
+from pipeline.model.spelling import find_alike, name_folder, name_number, read_id, read_name, spell
 
 PEAR = "po\u0308re"  # o and the dots apart
 

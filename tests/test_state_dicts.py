@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pipeline import state_dicts, weights
-from pipeline.config import UserError
-from pipeline.inception_v4 import Conv
+from pipeline.errors import UserError
+from pipeline.model import state_dicts, weights
+from pipeline.model.inception_v4 import Conv
 
 # A network of two layers stands for Inception-v4, whose tensors would take minutes here; `test_weights.py` has the real one.
 
@@ -57,7 +57,7 @@ def saved(held: Any, **options: Any) -> bytes:
     {name: tensor.double() for name, tensor in SEVEN.items()}])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_what_is_around_the_tensors_is_taken_off(held, legacy):
-    state = state_dicts.read(saved(held, _use_new_zipfile_serialization=not legacy))
+    state = state_dicts.read_state_dict(saved(held, _use_new_zipfile_serialization=not legacy))
     assert state.keys() == {name for name in SEVEN if "num_batches" not in name}
     assert all(tensor.dtype == torch.float32 and not tensor.requires_grad for tensor in state.values())
     assert state["last_linear.bias"].tolist() == list(range(7))
@@ -73,7 +73,7 @@ def test_the_names_that_people_give(tmp_path: Path, name: str) -> None:
 
 def refusal(held: Any) -> str:
     with pytest.raises(state_dicts.Unfit) as caught:
-        state_dicts.read(held if isinstance(held, bytes) else saved(held))
+        state_dicts.read_state_dict(held if isinstance(held, bytes) else saved(held))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -108,13 +108,13 @@ def test_the_line_that_is_told_mends_the_file(tmp_path, monkeypatch, held):
     line = refusal(held)
     line = line[line.index("torch.save("):].replace("FILE", "'old.pth'").replace("NEW", "'new.pth'")
     exec(line, {"torch": torch, "safetensors": safetensors})  # noqa: S102  # as a user would
-    assert state_dicts.read(Path("new.pth").read_bytes())["last_linear.bias"].tolist() == list(range(7))
+    assert state_dicts.read_state_dict(Path("new.pth").read_bytes())["last_linear.bias"].tolist() == list(range(7))
 
 
 def test_a_head_without_outputs_is_refused_and_of_one_is_not():
     assert refusal(Small(1).state_dict() | {"last_linear.weight": torch.zeros(0, 6), "last_linear.bias": torch.zeros(0)}) == (
         "has a head without outputs; a network has at least one class")
-    assert state_dicts.read(saved(Small(1).state_dict()))["last_linear.weight"].shape == (1, 6)
+    assert state_dicts.read_state_dict(saved(Small(1).state_dict()))["last_linear.weight"].shape == (1, 6)
 
 
 def test_a_whole_model_is_refused_with_what_to_do():

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import fsspec
 import pytest
 
-from pipeline import stream
-from pipeline.config import Config, UserError
-from pipeline.image_files import read_files
-from pipeline.inputs import Inputs, find
-from pipeline.run import _inputs
-from pipeline.storage import stat
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.formats.loose import read_files
+from pipeline.inputs.find import Inputs, find_shards
+from pipeline.run.night import _inputs
+from pipeline.store import stream
+from pipeline.store.storage import stat
 from tests.test_reader import png
 from tests.test_shards import make_tar
 
@@ -87,7 +88,7 @@ def test_files_without_ranges_of_their_own_are_read_whole_and_in_any_thread():
 def test_one_tar_of_a_web_server(web):
     folder, uri, ranges = web
     (folder / "a.tar").write_bytes(make_tar(("1.png", png(1)), ("2.png", LARGE)))
-    listed, = find(uri + "/a.tar").shards.to_pylist()
+    listed, = find_shards(uri + "/a.tar").shards.to_pylist()
     assert listed["path"] == "a.tar" and listed["size"] == (folder / "a.tar").stat().st_size == stat(uri + "/a.tar").size
     reading = Inputs(None, None, 2**26, None).open(uri + "/a.tar")
     if ranges:
@@ -102,7 +103,7 @@ def test_a_manifest_of_a_web_server(web):
     folder, uri, _ = web
     (folder / "1.png").write_bytes(png(1))
     (folder / "list.csv").write_text("uri\n1.png\nabsent.png\n")
-    row, = find(uri + "/list.csv").shards.to_pylist()
+    row, = find_shards(uri + "/list.csv").shards.to_pylist()
     assert [(sample.encoded, sample.error) for sample in read_files(uri, row["members"], 2**20)] == [(png(1), None), (b"", "not_a_file")]
 
 

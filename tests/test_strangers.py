@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.config import UserError
-from pipeline.image_files import NOT_READ
-from pipeline.inputs import Inputs, find
-from pipeline.left_out import LeftOut
-from pipeline.shards import ShardUnreadable
+from pipeline.errors import UserError
+from pipeline.formats.left_out import LeftOut
+from pipeline.formats.loose import NOT_READ
+from pipeline.formats.tar import ShardUnreadable
+from pipeline.inputs.find import Inputs, find_shards
+from pipeline.store import storage
 
 SEEDS = range(300)
 FOLDERS = ("", "", "a/", "a/b c/", "dt=2026-11-24/", "ü/", ".git/", "_temporary/0/", "__MACOSX/", "@eaDir/", "x.y/", "odd\udcfe/", "_x=1/")
@@ -76,7 +76,7 @@ def test_every_file_of_a_folder_is_a_row_or_left_out(tmp_path, seeds):
         if num_loops:
             (root / "up").symlink_to(".", target_is_directory=True)
         begun = time.monotonic()
-        found, left_out = find(str(root), "images")
+        found, left_out = find_shards(str(root), "images")
         errors, _, failed = read(str(root), found)
         assert not failed and {error for error in errors if error} <= {"too_large", *NOT_READ.values()}
         beside = count_beside(taken)
@@ -118,7 +118,7 @@ def test_every_member_of_a_tar_is_a_row_or_left_out(tmp_path, seeds):
             data = gzip.compress(data)
         path = tmp_path / f"{seed}.tar{'.gz' if packed else ''}"
         path.write_bytes(data)
-        errors, left_out, failed = read(str(tmp_path), find(str(path)).shards)
+        errors, left_out, failed = read(str(tmp_path), find_shards(str(path)).shards)
         if cut:
             assert len(failed) == 1 and "\n" not in failed[0].removeprefix(path.name), (seed, failed)
             continue
@@ -147,7 +147,7 @@ def test_every_line_of_a_manifest_is_a_row_or_one_sentence(tmp_path, seeds):
         path = tmp_path / f"{seed}.csv"
         path.write_bytes(rng.choice((b"", b"\xef\xbb\xbf")) + text.encode())
         try:
-            errors, _, failed = read(str(path), find(str(path)).shards)
+            errors, _, failed = read(str(path), find_shards(str(path)).shards)
         except UserError as error:
             assert (is_mad or not any(lines)) and len(str(error).splitlines()) == 1, (seed, lines)
             continue

@@ -16,14 +16,18 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import history, ledger, run, storage
-from pipeline.catalog import FINISHED, plan
-from pipeline.config import Config, UserError
-from pipeline.listing import FILES, list_files
-from pipeline.output import check_root, labels_folder, labels_uri, tables_glob
-from pipeline.sink import Sink, Source
-from pipeline.table import EMBEDDING, ROWS, SAMPLES, Answers, rows
-from pipeline.table_paths import shard_of, table_path, table_paths
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.run import night
+from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.store import storage
+from pipeline.store.listing import FILES, list_files
+from pipeline.tables import history, ledger
+from pipeline.tables.labels import ROWS, SAMPLES, Answers, make_rows
+from pipeline.tables.output import check_root, labels_folder, labels_uri, tables_glob
+from pipeline.tables.plan import FINISHED, make_plan
+from pipeline.tables.table_paths import shard_of, table_path, table_paths
 from tests.test_query import LABELS, MODEL
 from tests.test_shards import make_tar
 
@@ -35,8 +39,8 @@ FOLDERS = [*(f"{name}=7" for name in COLUMNS), *(f"{name.upper()}=7" for name in
 def put(output: str, shard: str, model: str = MODEL, etag: str = "e") -> None:
     """The table of a shard of two images: a dog, and a rejected one."""
     samples = pa.table([[shard] * 2, [0, 1], ["a", "b"], [5, 5], [6, 6], ["s0", "s1"], [None, "truncated"]], schema=SAMPLES)
-    answers = Answers(np.array([[1, 0]] * 2, np.int16), np.array([[0.75, 0.25]] * 2, np.float32), np.zeros((2, EMBEDDING), np.float32))
-    Sink(output, "20261124T030000-aaaaaa", model).write(Source(shard, f"in/{shard}", 1, etag), rows(samples, answers, LABELS), 0, True)
+    answers = Answers(np.array([[1, 0]] * 2, np.int16), np.array([[0.75, 0.25]] * 2, np.float32), np.zeros((2, EMBEDDING_SIZE), np.float32))
+    Sink(output, "20261124T030000-aaaaaa", model).write(ShardVersion(shard, f"in/{shard}", 1, etag), make_rows(samples, answers, LABELS), 0, True)
 
 
 def expected(shard: str, model: str = MODEL) -> list[tuple]:
@@ -134,7 +138,7 @@ def test_each_shard_has_a_place_of_its_own_and_back():
 def test_the_plan_finds_tables_at_their_places():
     files = [("in_label=7/a.tar.parquet", 1, "p"), ("key=7/b.tar.parquet", 1, "p"), ("gone.tar.parquet", 1, "p")]
     known = [(*file, 9, "e") for file in files]
-    made = plan(table(FILES, [("label=7/a.tar", 9, "e"), ("key=7/b.tar", 9, "e")]), table(FILES, files), table(FINISHED, known))
+    made = make_plan(table(FILES, [("label=7/a.tar", 9, "e"), ("key=7/b.tar", 9, "e")]), table(FILES, files), table(FINISHED, known))
     assert [each["path"].to_pylist() for each in (made.pending, made.orphans, made.misplaced)] == [
         ["key=7/b.tar"], ["gone.tar.parquet"], ["key=7/b.tar.parquet"]]
 
@@ -149,7 +153,7 @@ def test_a_partition_is_found_at_its_place(tmp_path):
     for partition in ("label=7", "label=7/", "label=7/x"):
         assert ledger.list_labels(str(tmp_path), MODEL, partition)["path"].to_pylist() == ["in_label=7/x/a.tar.parquet"]
     footers = ledger.read_footers(str(tmp_path), MODEL, ledger.list_labels(str(tmp_path), MODEL))
-    history.adopt(str(tmp_path), MODEL, footers, "r")
+    history.record_unlogged_tables(str(tmp_path), MODEL, footers, "r")
     assert sorted(row["shard"] for row in pq.read_table(tmp_path / "shards").to_pylist()) == ["b.tar", "label=7/x/a.tar"]
 
 
@@ -184,11 +188,11 @@ def test_tables_at_the_places_of_before_leave_no_twin(tmp_path, monkeypatch, ref
         if "/labels/" in uri:
             raise PermissionError(uri)
 
-    monkeypatch.setattr(run, "execute", execute)
-    monkeypatch.setattr(run.weights, "identify", lambda _: SimpleNamespace(model_id=MODEL, meaningless=False))
+    monkeypatch.setattr(night, "execute", execute)
+    monkeypatch.setattr(night.weights, "identify", lambda _: SimpleNamespace(model_id=MODEL, meaningless=False))
     if refused:
         monkeypatch.setattr(storage, "remove", refuse)
-    summary = run.label(Config(input=str(tmp_path / "in"), output=str(output)), io.StringIO())
+    summary = night.label(Config(input=str(tmp_path / "in"), output=str(output)), io.StringIO())
     assert gone.exists() and old.exists() is refused
     assert Path(labels_uri(str(output), MODEL, "label=7/a.tar")).exists()
     assert (summary.num_pending, summary.num_misplaced, summary.num_replaced, summary.num_orphans) == (2, 2, 1 - refused, 0)
@@ -225,6 +229,6 @@ def test_a_foreign_file_does_not_say_what_an_output_is_of(tmp_path, monkeypatch)
     (folder / "readme.txt").write_text("x")
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").write_bytes(b"1")
-    monkeypatch.setattr(run.weights, "identify", lambda _: SimpleNamespace(model_id=MODEL, meaningless=False))
-    summary = run.label(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), dry_run=True), io.StringIO())
+    monkeypatch.setattr(night.weights, "identify", lambda _: SimpleNamespace(model_id=MODEL, meaningless=False))
+    summary = night.label(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), dry_run=True), io.StringIO())
     assert (summary.num_pending, summary.num_skipped, summary.num_orphans) == (1, 0, 1)

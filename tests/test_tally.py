@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.counts import Counts
-from pipeline.tally import DIED, NAMED, Summary, Tally
+from pipeline.run.tally import DIED, NAMED, Summary, Tally
+from pipeline.tables.counts import Counts
 from tests.test_sink import SOURCE, make_rows, sink_at
 
 SHARD = SOURCE.shard

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.shards import ShardUnreadable
+from pipeline.formats.tar import ShardUnreadable
 from tests.tars import END, GNU, PACKINGS, V7, member, signed, skippable
 from tests.test_shards import read
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pipeline.shards import ShardUnreadable
+from pipeline.formats.tar import ShardUnreadable
 from tests.tars import END, GNU, POSIX, V7, header, member, signed
 from tests.test_shards import PHOTOS, make_tar, read
 

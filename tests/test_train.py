@@ -19,18 +19,20 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline import weights
-from pipeline.claim import claim
-from pipeline.classes import load_classes
-from pipeline.config import Config, UserError
-from pipeline.crops import SHARDS, Crops
-from pipeline.decode import decode
-from pipeline.inception_v4 import INPUT_SIZE, InceptionV4
-from pipeline.inputs import Inputs
-from pipeline.recipe import Recipe
-from pipeline.trained import make_network, make_optimizer
-from pipeline.training import train
-from pipeline.truth import Examples
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.images.decode import decode
+from pipeline.inputs.find import Inputs
+from pipeline.model import weights
+from pipeline.model.classes import load_classes
+from pipeline.model.inception_v4 import InceptionV4
+from pipeline.model.spec import INPUT_SIZE
+from pipeline.trainer.crops import LABELLED_SHARDS, Crops
+from pipeline.trainer.network import make_network, make_optimizer
+from pipeline.trainer.recipe import Recipe
+from pipeline.training.begin import train
+from pipeline.training.claim import claim
+from pipeline.truth.sources import Examples
 from tests.conftest import ROOT, job
 from tests.processes import family, kill
 from tests.test_shards import make_tar
@@ -61,7 +63,7 @@ def crops(tmp_path, members, side="train", holdout=0.0, size=75, augment=False):
     row = {"shard": "a.tar", "uri": str(tmp_path / "a.tar"), "keys": keys, "targets": [3] * len(keys), "group": None}
     said = []
     stage = Crops(INPUTS, size, side, holdout, augment, 2, SimpleNamespace(put=said.append))
-    return list(stage(pa.Table.from_pylist([row], schema=SHARDS))), said
+    return list(stage(pa.Table.from_pylist([row], schema=LABELLED_SHARDS))), said
 
 
 def test_validation_crops_are_those_of_labelling(tmp_path, photographs):
@@ -138,7 +140,7 @@ def test_a_folder_holds_one_training(tmp_path):
     ({"recipe": Recipe(batch_size=6)}, "--batch-size 6: --input has 4 images with a truth"),
     ({"recipe": Recipe(batch_size=4)}, r"--batch-size 4: of 4 images 3 are left to train on \(--holdout 0.4\)"),
     ({"recipe": Recipe(batch_size=2)}, r"--holdout 0.4: of class 'digit3' no image is left to train on; add images"),
-    ({"classes_path": str(ROOT / "pipeline/imagenet_1k.csv")}, "'digit0' is no wnid, label or label_id of the model's 1000"),
+    ({"classes_path": str(ROOT / "pipeline/model/imagenet_1k.csv")}, "'digit0' is no wnid, label or label_id of the model's 1000"),
 ])
 def test_what_does_not_fit(tmp_path, change, message):
     given = {"recipe": Recipe(batch_size=4), "where": "folder", "start": None, "classes_path": None} | change

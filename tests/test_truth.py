@@ -4,16 +4,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import image_files, truth
 from pipeline.config import Config
-from pipeline.inputs import Inputs
+from pipeline.formats import loose
+from pipeline.inputs.find import Inputs
+from pipeline.truth import sources
 from tests.test_shards import make_tar
 
 INPUTS = Inputs(None, None, Config.max_image_bytes, None)
 
 
 def said(where: str, uri: object, **options: object) -> dict[tuple[str, str], str]:
-    found = truth.read(truth.Examples(str(uri), where, INPUTS), **options).said
+    found = sources.read_truth(sources.Examples(str(uri), where, INPUTS), **options).said
     return {(row["shard"], row["name"]): row["value"] for row in found.to_pylist()}
 
 
@@ -21,7 +22,7 @@ def test_folders_are_told_by_their_paths(tmp_path, monkeypatch):
     for name in ("cats/1.jpg", "dogs/2.jpg", "3.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    monkeypatch.setattr(image_files, "open_read", lambda _: 1 / 0)
+    monkeypatch.setattr(loose, "open_read", lambda _: 1 / 0)
     assert said("folder", tmp_path) == {("images-first", "cats/1.jpg"): "cats", ("images-first", "dogs/2.jpg"): "dogs"}
 
 

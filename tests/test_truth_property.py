@@ -11,13 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import ledger, truth
-from pipeline.classes import SCHEMA
 from pipeline.config import Config
-from pipeline.evaluate import evaluate
-from pipeline.inputs import Inputs
-from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
-from pipeline.truth import Examples
+from pipeline.inputs.find import Inputs
+from pipeline.model.classes import SCHEMA
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.tables import ledger
+from pipeline.tables.labels import SAMPLES, Answers, make_rows
+from pipeline.truth import sources
+from pipeline.truth.evaluate import evaluate
+from pipeline.truth.sources import Examples
 from tests.test_shards import make_tar
 
 MODEL = "inception_v4-00000000"
@@ -52,7 +54,7 @@ def write_tables(folder, images: pd.DataFrame, names: list[str], suffix: str) ->
                             [hashlib.sha256(key.encode()).hexdigest() for key in part["key"]], [None if pd.isna(one) else one for one in part["error"]]], schema=SAMPLES)
         label_id = np.array([[said, *(one for one in range(len(names)) if one != said)][:k] for said in part["said"]], np.int16)
         prob = np.tile(np.array([0.6, *[0.4 / max(1, k - 1)] * (k - 1)], np.float32), (count, 1))
-        made = rows(samples, Answers(label_id, prob, np.zeros((count, EMBEDDING), np.float32)), classes["label"].combine_chunks())
+        made = make_rows(samples, Answers(label_id, prob, np.zeros((count, EMBEDDING_SIZE), np.float32)), classes["label"].combine_chunks())
         pq.write_table(made, folder / f"labels/model={MODEL}/{shard}{suffix}.parquet")
     ledger.write(str(folder), "shards", "r", [], ledger.SHARDS)
     ledger.write(str(folder), "runs", "r", [], ledger.RUNS)
@@ -126,7 +128,7 @@ def test_figures_are_those_of_pandas(container, seed, tmp_path):
     output = write_tables(tmp_path / "out", images, names, suffix)
     (tmp_path / "in").mkdir()
     where, unmatched = container(rng, tmp_path / "in", images, names)
-    judged = evaluate(output, None, partial(truth.read, Examples(str(tmp_path / "in"), where, INPUTS)))
+    judged = evaluate(output, None, partial(sources.read_truth, Examples(str(tmp_path / "in"), where, INPUTS)))
     covered, known, sound = judged.coverage, images[images["shows"] >= 0], images["error"].isna()
     right = (known["shows"] == known["said"]) & known["error"].isna()
     assert judged.num_images == len(known) and judged.top1 == pytest.approx(right.mean())

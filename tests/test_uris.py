@@ -2,10 +2,12 @@
 
 import pytest
 
-from pipeline import history, weights
-from pipeline.classes import load_classes
-from pipeline.config import UserError, check_uri
-from pipeline.uris import canonical_uri, find_fault, is_same_place, is_within
+from pipeline.config import check_uri
+from pipeline.errors import UserError
+from pipeline.model import weights
+from pipeline.model.classes import load_classes
+from pipeline.store.uris import canonical_uri, find_fault, is_same_place, is_within
+from pipeline.tables import history
 from tests.conftest import job
 
 MISTYPED = {"s3:/bucket/x": "s3://bucket/x", "s3:bucket": "s3://bucket", "S3//b": "s3://b", "s3:///b/x": "s3://b/x", "s3:\\b": "s3://b",
@@ -45,7 +47,7 @@ def test_a_path_with_a_colon_is_labelled(shards, tmp_path, monkeypatch):
 
 
 def test_each_place_that_takes_a_uri_refuses(tmp_path):
-    for call in (lambda: weights.identify("s3:/b/w.pth"), lambda: load_classes("s3:/b/c.csv"), lambda: history.settings("s3:/b/tables", None)):
+    for call in (lambda: weights.identify("s3:/b/w.pth"), lambda: load_classes("s3:/b/c.csv"), lambda: history.read_settings("s3:/b/tables", None)):
         with pytest.raises(UserError, match="which is no URI; write s3://b/"):
             call()
 

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.inputs import Inputs
-from pipeline.sink import Sink, Source
-from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
-from pipeline.verify import verify
+from pipeline.inputs.find import Inputs
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.run.verify import verify
+from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.tables.labels import SAMPLES, Answers, make_rows
 from tests.conftest import job
 from tests.test_shards import make_tar
 
@@ -28,9 +29,9 @@ def output(tmp_path):
         samples = pa.table([[shard] * 3, [0, 1, 2], ["k0", "k1", "k2"], [1] * 3, [1] * 3,
                             [hashlib.sha256(content).hexdigest() for _, content in images],
                             ["not_an_image", None, None]], schema=SAMPLES)
-        made = rows(samples, Answers(np.zeros((3, 5), np.int16), np.ones((3, 5), np.float32),
-                                     np.zeros((3, EMBEDDING), np.float32)), pa.array(["crane"]))
-        Sink(str(tmp_path / "out"), "r", MODEL).write(Source(shard, "", 0, ""), made, 0, True)
+        made = make_rows(samples, Answers(np.zeros((3, 5), np.int16), np.ones((3, 5), np.float32),
+                                     np.zeros((3, EMBEDDING_SIZE), np.float32)), pa.array(["crane"]))
+        Sink(str(tmp_path / "out"), "r", MODEL).write(ShardVersion(shard, "", 0, ""), made, 0, True)
     return tmp_path / "in", tmp_path / "out", tmp_path / "out/labels" / f"model={MODEL}" / "a.tar.parquet"
 
 

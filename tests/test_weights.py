@@ -21,9 +21,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline import weights
-from pipeline.config import UserError
-from pipeline.inception_v4 import InceptionV4
+from pipeline.errors import UserError
+from pipeline.model import weights
+from pipeline.model.inception_v4 import InceptionV4
 
 ROOT = Path(__file__).parents[1]
 HUB_PATH = "/timm/inception_v4.tf_in1k/resolve/main/model.safetensors"

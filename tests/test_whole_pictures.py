@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import room
-from pipeline.decode import decode, decode_whole
+from pipeline.images import room
+from pipeline.images.decode import decode, decode_whole
 from tests.test_decode import CAT, SMALL, run, save
 from tests.test_exif import chunk, segment
 

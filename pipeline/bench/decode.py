@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from pipeline.bench.measure import Part, Setting, one_core, race, ratio, show
-from pipeline.decode import decode
-from pipeline.inception_v4 import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
-from pipeline.jpeg import read_jpeg
-from pipeline.room import Room
+from pipeline.images.decode import decode
+from pipeline.images.jpeg import read_jpeg
+from pipeline.images.room import Room
+from pipeline.model.spec import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
 
 LARGE = (4000, 3000)  # 12 megapixels, as a phone takes them
 NUM_LARGE = 8

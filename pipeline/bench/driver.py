@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.batches import BLOCK, LABELLED, REPORT, pack_answers, segments_of
 from pipeline.bench.measure import Part, Setting
-from pipeline.counts import BINS
+from pipeline.stages.batch import BLOCK, LABELLED, REPORT, pack_answers, segments_of
+from pipeline.tables.counts import BINS
 
 SIZES = {1000: 3000, 100: 20_000}  # shards of a run, by images of a shard
 REPORTED = (10**4, 10**5, 10**6)
@@ -110,12 +110,12 @@ def carry(size: int, number: int) -> dict[str, float]:
     import psutil
     import ray
 
-    from pipeline import graph
-    from pipeline.attempts import _reports
+    from pipeline.actors import graph
+    from pipeline.actors.nodes import Node
+    from pipeline.actors.pools import choose_pools
     from pipeline.config import Config
-    from pipeline.nodes import Node
-    from pipeline.pools import choose_pools
-    from pipeline.progress import Progress
+    from pipeline.run.attempts import iterate_reports
+    from pipeline.run.progress import Progress
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, num_cpus=8)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     pools = choose_pools(Config(input="in", output="out"), [Node("here", "", 16.0, 1)], "cuda")
@@ -129,7 +129,7 @@ def carry(size: int, number: int) -> dict[str, float]:
     progress = Progress(sys.stderr, number, number * size * 110_000)
     begun: tuple[float, float, dict[int, float], int, int] | None = None
     num_blocks, loop_s = 0, 0.0
-    for table in _reports(graph.chain(pools, tables, stages, {})):
+    for table in iterate_reports(graph.chain_stages(pools, tables, stages, {})):
         if table is None:
             continue
         at = time.thread_time()
@@ -166,7 +166,7 @@ def keep(size: int, number: int) -> dict[str, float]:
 
 
 def _tally(number: int) -> Any:
-    from pipeline.tally import Summary, Tally
+    from pipeline.run.tally import Summary, Tally
     paths = pa.array([segment(at, 1)["shard"] for at in range(number)])
     return Tally(tempfile.mkdtemp(), Summary("bench", "inception_v4-00000000", 0, number, 0, 0, False), paths, lambda status: None)
 

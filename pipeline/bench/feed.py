@@ -27,8 +27,8 @@ import pyarrow as pa
 
 from pipeline.bench.measure import Part, Setting, one_core, race, ratio, slope
 from pipeline.bench.photos import PER_SHARD, write_shards
-from pipeline.decode import decode
-from pipeline.inception_v4 import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
+from pipeline.images.decode import decode
+from pipeline.model.spec import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
 
 SIZES = {"ours": (40, 200), "Ray Data, as documented": (10, 40), "webdataset, DataLoader, Pillow": (10, 50),
          "Daft": (10, 40)}  # shards; the difference takes each 10 seconds or more on two cores
@@ -92,7 +92,7 @@ class NullLabeller:
     """In the labeller's place: takes the pixels as it does, and counts them."""
 
     def __call__(self, batch: Any) -> dict[str, np.ndarray]:
-        from pipeline.batches import pixels_of
+        from pipeline.stages.batch import pixels_of
         return {"num": np.array([len(pixels_of(batch))])}
 
 
@@ -101,18 +101,19 @@ def _ours(folder: str) -> int:
 
     import ray
 
-    from pipeline import graph, inputs
+    from pipeline.actors import graph
+    from pipeline.actors.nodes import Node
+    from pipeline.actors.pools import choose_pools
     from pipeline.config import Config
-    from pipeline.nodes import Node
-    from pipeline.pools import choose_pools
+    from pipeline.inputs import find
     cores = len(os.sched_getaffinity(0))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     config = Config(input=folder, output=folder + "-tables", decode_threads=cores)
     pools = choose_pools(config, [Node("here", "", cores, 1)], "cuda")  # as for a network that never makes them wait
     pools = dataclasses.replace(pools, decode_cpus=0.5)  # Ray's own account; the threads are what takes the cores
-    found = inputs.find(folder).shards
+    found = find.find_shards(folder).shards
     found = found.append_column("number", pa.array(range(len(found)), pa.int32()))
-    decoded = graph.chain(pools, graph.shard_tables(config, pools, found), {"decode": graph.decode_stage(config, pools)}, {})
+    decoded = graph.chain_stages(pools, graph.shard_tables(config, pools, found), {"decode": graph.decode_stage(config, pools)}, {})
     counted = decoded.map_batches(
         NullLabeller, batch_size=1, batch_format="pyarrow", num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
     return sum(int(np.sum(block["num"])) for block in counted.iter_batches(batch_size=None, batch_format="numpy"))
@@ -159,7 +160,7 @@ def _webdataset(folder: str) -> int:
 def _daft(folder: str) -> int:
     import daft
 
-    from pipeline.shards import read_samples
+    from pipeline.formats.tar import read_samples
 
     @daft.udf(return_dtype=daft.DataType.list(daft.DataType.binary()))  # Daft has no tar reader
     def members(paths: Any) -> list[list[bytes]]:

@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import psutil
 
-from pipeline import weights
 from pipeline.bench.measure import JOB, Part, Setting, race, ratio, slope
 from pipeline.bench.model import BATCH, labeller, pixels
 from pipeline.bench.photos import PER_SHARD, write_shards
+from pipeline.model import weights
 
 SIZES = (1, 4, 16)  # shards
 LOOK_S, MEMORY_S = 0.2, 1.0  # how often a run is watched: five looks a second at its memory took 1.2 % of two cores

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pipeline import weights
 from pipeline.bench.measure import Part, Setting, race, ratio, show
-from pipeline.decode import decode
-from pipeline.inception_v4 import INPUT_SIZE, MEAN, STD
-from pipeline.labeller import Labeller
-from pipeline.precision import resolve_precision
+from pipeline.images.decode import decode
+from pipeline.model import weights
+from pipeline.model.spec import INPUT_SIZE, MEAN, STD
+from pipeline.runners.labeller import Labeller
+from pipeline.runners.precision import resolve_precision
 
 BATCH = 32
 OURS, EAGER, OPENVINO = "ours", "timm eager fp32", "OpenVINO"

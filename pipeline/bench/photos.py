@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline import storage
-from pipeline.config import UserError
-from pipeline.inputs import find
-from pipeline.shards import read_samples
-from pipeline.stream import open_stream
+from pipeline.errors import UserError
+from pipeline.formats.tar import read_samples
+from pipeline.inputs.find import find_shards
+from pipeline.store import storage
+from pipeline.store.stream import open_stream
 
 PER_SHARD = 90
 TYPICAL = (500, 375)  # of ImageNet, width and height; at quality 92 it comes to ImageNet's 110 KB
@@ -37,7 +37,7 @@ def photographs(folder: str | None) -> list[bytes]:
     if folder is None:
         return _crops(2 * PER_SHARD)
     found = []
-    for path in find(folder).shards["path"].to_pylist():
+    for path in find_shards(folder).shards["path"].to_pylist():
         with open_stream(storage.child(folder, path)) as (file, _):
             found += [sample.encoded for sample in read_samples(file, 2**26) if sample.encoded[:3] == b"\xff\xd8\xff"]
     if len(found) < PER_SHARD:

@@ -23,9 +23,9 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import weights
 from pipeline.bench.measure import JOB, Part, Setting
-from pipeline.ledger import SHARDS
+from pipeline.model import weights
+from pipeline.tables.ledger import SHARDS
 
 SIZES = (10**4, 10**5, 10**6)  # shards
 NEW = 100  # one shard in so many is new

@@ -15,11 +15,12 @@ from statistics import median
 import numpy as np
 import pyarrow as pa
 
-from pipeline import ledger
 from pipeline.bench.measure import Part, Setting
-from pipeline.classes import SCHEMA, load_classes
-from pipeline.sink import Sink, Source
-from pipeline.table import EMBEDDING, SAMPLES, Answers, rows
+from pipeline.model.classes import SCHEMA, load_classes
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.tables import ledger
+from pipeline.tables.labels import SAMPLES, Answers, make_rows
 
 NUM_ROWS = 100_000
 ROWS_A_TABLE = (20, 100, 1000, 10_000)
@@ -52,7 +53,7 @@ def measure(setting: Setting) -> Part:
 
 def _ask(output: str, name: str, repeats: int) -> float:
     """Seconds of a named query, its views made anew; the first time does not count."""
-    from pipeline.query import ask, connect
+    from pipeline.tables.query import ask, connect
 
     taken = []
     for _ in range(repeats + 1):
@@ -82,6 +83,6 @@ def _table(output: str, first: int, number: int, labels: pa.Array) -> None:
                         [None] * number], schema=SAMPLES)
     label_id = np.minimum(rng.zipf(1.3, (number, 5)) - 1, len(labels) - 1).astype(np.int16)
     prob = np.sort(rng.random((number, 5), np.float32))[:, ::-1]
-    embedding = np.abs(rng.standard_normal((number, EMBEDDING), np.float32))
+    embedding = np.abs(rng.standard_normal((number, EMBEDDING_SIZE), np.float32))
     sink = Sink(output, "bench", MODEL_ID)
-    sink.write(Source(shard, shard, number, "bench"), rows(samples, Answers(label_id, prob, embedding), labels), 0, True)
+    sink.write(ShardVersion(shard, shard, number, "bench"), make_rows(samples, Answers(label_id, prob, embedding), labels), 0, True)

@@ -1,0 +1,84 @@
+"""The report of a run: one HTML file that needs no network and runs no script.
+
+In: the run's row, what it found, the row of the run before. Out: the text of `<output>/reports/<run_id>.html`.
+Keys and labels are escaped by Jinja2, and the page forbids scripts and requests to itself. Not here: where it is put.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from pipeline.report.findings import Findings, spent_seconds
+from pipeline.tables.counts import Counts
+
+FREQUENT = 20  # labels in the histogram
+PICTURED = 12  # of them, with a picture each
+CHANGED = 10   # labels whose share differs most from the run before
+
+
+def render_page(row: dict[str, Any], findings: Findings, failed: dict[str, str], labels: list[str],
+         before: dict[str, Any] | None, notes: list[str]) -> str:
+    """The page.
+
+    Args:
+        row: of `ledger.RUNS`; so is `before`, the last run that labelled something.
+        failed: reason by shard, of those that are to be listed.
+        labels: the label of each label_id.
+        notes: sentences to put first.
+    """
+    counts = Counts.read(row)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"base64": lambda data: base64.b64encode(data).decode(), "duration": format_duration}
+    frequent = counts.labels.most_common(FREQUENT)
+    gallery = findings.gallery
+    return environment.from_string((files("pipeline.report") / "report.html.j2").read_text(encoding="utf-8")).render(
+        run=row, counts=counts, before=before, notes=notes, labels=labels, frequent=frequent,
+        galleries=[("Most certain", gallery.most), ("Least certain", gallery.least),
+                   ("The most certain of each frequent label",
+                    [gallery.of_label[label_id] for label_id, _ in frequent[:PICTURED] if label_id in gallery.of_label])],
+        plots=_plots(counts, findings, before) if counts.num_images else [],
+        examples=findings.examples, slowest=[(shard, spent_seconds(shard)) for shard in findings.slowest],
+        failed=sorted(failed.items()), num_failed=row["num_failed"],
+        settings=_settings(row), changes=list_changes(before, row) if before else [],
+        drift=measure_drift(Counts.read(before), counts)[:CHANGED] if before else [])
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds for a person."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def list_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Settings, versions and hardware that differ between two runs: what, before, now."""
+    then, here = _settings(before), _settings(now)
+    return [(name, then.get(name, "–"), here.get(name, "–")) for name in sorted(then | here) if then.get(name) != here.get(name)]
+
+
+def measure_drift(before: Counts, now: Counts) -> list[tuple[int, float, float]]:
+    """label_id and its share of the labelled images in two runs, the one that changed most first."""
+    totals = before.labels.total() or 1, now.labels.total() or 1
+    shares = [(label_id, before.labels[label_id] / totals[0], now.labels[label_id] / totals[1])
+              for label_id in before.labels.keys() | now.labels.keys()]
+    return sorted(shares, key=lambda entry: (-abs(entry[2] - entry[1]), entry[0]))
+
+
+def _settings(row: dict[str, Any]) -> dict[str, str]:
+    fixed = {name: str(row.get(name) or "") for name in ("model_id", "device", "precision", "runner", "hardware")}
+    config = {f"--{name.replace('_', '-')}": str(value) for name, value in json.loads(row["config"]).items()}
+    return fixed | config | {f"{name} version": str(value) for name, value in json.loads(row["versions"]).items()}
+
+
+def _plots(counts: Counts, findings: Findings, before: dict[str, Any] | None) -> list[tuple[str, str]]:
+    from pipeline.report import charts  # half a second of matplotlib, which a run without images need not wait for
+
+    return [("Throughput", charts.throughput(*findings.timeline.rates(), "Images a second while the run lasted")),
+            ("Confidence", charts.confidence(counts.confidence, before["confidence"] if before else None,
+                                             "Share of images by probability of the best label"))]

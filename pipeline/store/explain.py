@@ -1,0 +1,63 @@
+"""A failure of the store -> one sentence that names the flag and the place.
+
+In: any exception that a store raises. Out: a `UserError`. The caller says which flag names the place: the store knows none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.errors import UserError
+from pipeline.store.retry import describe_error, is_transient
+
+# Stores whose put is atomic: a reader sees the old object, none, or the new one whole.
+ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
+_PATTERN = re.compile(r"[*?\[{]")
+
+
+def check_atomic_put(named: str, uri: str) -> None:
+    """Raise UserError unless a put to this store is atomic. `named`: the flag that names the place."""
+    scheme = uri.split("://")[0] if "://" in uri else "file"
+    if scheme != "file" and scheme not in ATOMIC_PUT:
+        raise UserError(f"{named} {uri}: a file put to {scheme}:// is not whole-or-absent; use a local folder or "
+                        f"one of {', '.join(name + '://' for name in ATOMIC_PUT[:5])}.")
+
+
+@contextmanager
+def explaining_errors(named: str, uri: str) -> Iterator[None]:
+    """Raise what fails in the context as a UserError: one sentence that names the flag and the place.
+
+    Each store has its own exceptions, so all kinds are taken. A UserError passes as it is.
+
+    Args:
+        named: the flag that names the place, such as `--output`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise explain_error(named, uri, error) from error
+
+
+def explain_error(named: str, uri: str, error: Exception) -> UserError:
+    """The one sentence for a failure of the store at the place that a flag names."""
+    if isinstance(error, FileNotFoundError) and _PATTERN.search(uri):
+        reason = "does not exist: a name is taken as it stands, and * ? [ ] { } do not stand for others; name the folder"
+    elif isinstance(error, FileNotFoundError):
+        reason = "does not exist"
+    elif isinstance(error, PermissionError):
+        why = describe_error(error, 200) if "://" in uri else ""  # the store's own words: expired, an unknown key, a clock that is wrong
+        reason = f"may not be read or written with the credentials at hand{why and f' ({why})'}"
+    elif isinstance(error, ImportError):
+        reason = f"needs a package that is not installed ({describe_error(error)})"
+    elif is_transient(error) or type(error).__name__ in _NO_ANSWER:
+        reason = f"cannot be reached ({describe_error(error, 300)})"
+    else:
+        reason = f"cannot be used ({describe_error(error, 300)})"
+    return UserError(f"{named} {uri} {reason}.")
+
+
+_NO_ANSWER = ("NoCredentialsError", "PartialCredentialsError", "gaierror")
