@@ -1,25 +1,20 @@
 """Shared by the wider tests: shards of packaged photographs, the job as a process, a real S3 server."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from importlib.resources import files
 from pathlib import Path
 
-import duckdb
 import pytest
 
-from pipeline.store import listing, retry
-from tests.faults import FaultProxy
-from tests.test_shards import make_tar
-
-ROOT = Path(__file__).parents[1]
-KEY, SECRET = "testkey", "testsecret"
-SEED = ("--weights", "seed:0", "--precision", "fp32")
+from pipeline.store import retry
+from tests.support.faults import FaultProxy
+from tests.support.jobs import SEED, job
+from tests.support.s3 import KEY, SECRET, forget_s3, free_ports
+from tests.support.tars import make_tar
 
 
 @pytest.fixture(scope="session")
@@ -43,23 +38,6 @@ def shards(tmp_path_factory, photographs) -> Path:
     return folder
 
 
-def job(name: str, *options: object, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run `jobs/<name>.py` as a user would."""
-    return subprocess.run([sys.executable, ROOT / "jobs" / f"{name}.py", *map(str, options)], env=os.environ | environ,
-                          cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-
-
-def digest(shards: object, output: object, **environ: str) -> str:
-    proof = job("verify", "--input", shards, "--output", output, **environ)
-    assert proof.returncode == 0, proof.stdout + proof.stderr
-    return proof.stdout.splitlines()[-1]
-
-
-def labels(output: object) -> dict[tuple[str, int], int]:
-    rows = duckdb.sql(f"SELECT shard, index, label_id FROM '{output}/labels/**/*.parquet'").fetchall()
-    return {(shard, index): label_id for shard, index, label_id in rows}
-
-
 @pytest.fixture(scope="session")
 def undisturbed(shards, tmp_path_factory) -> Path:
     """The output of a run over `shards` that nothing disturbed."""
@@ -69,23 +47,6 @@ def undisturbed(shards, tmp_path_factory) -> Path:
     assert "5 labelled, 0 skipped (done before), 0 failed" in done.stdout and "mean nothing" in done.stdout
     assert ".cc:" not in done.stdout + done.stderr  # Ray's line about constructor arguments, or any other of its C++ part
     return output
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that were free a moment ago, below 55535, since SeaweedFS also takes port + 10000."""
-    sockets: list[socket.socket] = []
-    while len(sockets) < number:
-        candidate = socket.socket()
-        candidate.bind(("127.0.0.1", 0))
-        port = candidate.getsockname()[1]
-        candidate.close()
-        probe = socket.socket()
-        probe.bind(("127.0.0.1", port % 20000 + 20000))
-        sockets.append(probe)
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
 
 
 @pytest.fixture(scope="session")
@@ -147,10 +108,3 @@ def proxy(s3, monkeypatch):
     yield proxy
     proxy.close()
     forget_s3()
-
-
-def forget_s3() -> None:
-    """Let this process connect anew, as its environment says now."""
-    import s3fs
-    s3fs.S3FileSystem.clear_instance_cache()
-    listing._s3_lister.cache_clear()

@@ -18,10 +18,11 @@ import pytest
 from duckdb_extensions import import_extension
 from PIL import Image
 
-from tests.conftest import KEY, SECRET, job
-from tests.faults import FaultProxy
-from tests.processes import STAGES, by_kind, kill, start
-from tests.test_shards import make_tar
+from tests.support.faults import FaultProxy
+from tests.support.jobs import job
+from tests.support.processes import STAGES, by_kind, kill, start
+from tests.support.s3 import KEY, SECRET
+from tests.support.tars import make_tar
 
 KILLS, FAULTS, RATE, SEED = 30, 1000, 0.2, 1602_07261
 NUM_SHARDS, PER_SHARD = 8, 12

@@ -27,7 +27,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports pkg_resources
     import parliament
 
-ROOT = Path(__file__).parents[1]
+from tests.support.jobs import ROOT
+
 CLUSTER = ROOT / "cluster"
 KUBERAY = Path(os.environ.get("KUBERAY_SCHEMAS", ROOT.parent / "shared" / "kuberay"))
 RAY_KINDS = ("raycluster", "rayjob", "raycronjob")

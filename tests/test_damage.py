@@ -24,9 +24,9 @@ from pipeline.tables.query import connect
 from pipeline.truth.evaluate import evaluate
 from pipeline.truth.matching import SAID
 from pipeline.truth.sources import Truth
-from tests.test_run import NOW
-from tests.test_shards import make_tar
-from tests.test_sink import make_rows
+from tests.run.test_night import NOW
+from tests.stages.test_commit import make_rows
+from tests.support.tars import make_tar
 
 SHARD = "a.tar"
 

@@ -19,9 +19,10 @@ from pipeline.actors.connect import NoCluster
 from pipeline.stop import Stop, Stopped
 from pipeline.store import lease, retry, storage
 from pipeline.store.lease import hold_lease
-from tests.conftest import ROOT, SEED, free_ports, job
-from tests.processes import family, kill
-from tests.test_shards import make_tar
+from tests.support.jobs import ROOT, SEED, job
+from tests.support.processes import family, kill
+from tests.support.s3 import free_ports
+from tests.support.tars import make_tar
 
 TRIES = 50
 

@@ -27,8 +27,8 @@ from pipeline.inputs.find import Inputs
 from pipeline.stages.batch import samples_of, segments_of
 from pipeline.stages.read import Reader
 from pipeline.tables.output import labels_uri
-from tests.conftest import ROOT, SEED, digest, job
-from tests.test_shards import make_tar
+from tests.support.jobs import ROOT, SEED, digest, job
+from tests.support.tars import make_tar
 
 NAMES = ["ü/ключ", "it's", 'say "x"', "100%", "50%41", "a#b", "a+b", "a\nb", "k" * 1000, "<script>", "..", "*", "\\", "x;DROP"]
 

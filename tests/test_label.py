@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.tables.labels import ROWS
-from tests.conftest import ROOT, SEED, digest, free_ports, job, labels
-from tests.processes import family, kill
-from tests.test_shards import make_tar
+from tests.support.jobs import ROOT, SEED, digest, job, labels
+from tests.support.processes import family, kill
+from tests.support.s3 import free_ports
+from tests.support.tars import make_tar
 
 
 def test_tables_as_promised(shards, undisturbed):

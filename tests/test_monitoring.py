@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline.run.metrics import COUNTERS, GAUGES
-from tests.conftest import ROOT
+from tests.support.jobs import ROOT
 
 FOLDER = ROOT / "cluster"
 OURS = {f"ray_label_{name}_total" for name in COUNTERS} | {f"ray_label_{name}" for name in GAUGES}

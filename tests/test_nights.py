@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.config import parse_config
 from pipeline.errors import UserError
-from tests.conftest import SEED, digest, job, labels
-from tests.test_reader import png
-from tests.test_shards import make_tar
+from tests.stages.test_read import png
+from tests.support.jobs import SEED, digest, job, labels
+from tests.support.tars import make_tar
 
 
 def night(folder, output, name, *more):

@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import SEED, digest, free_ports, job
-from tests.processes import STAGES, by_kind, family, kill, start
-from tests.test_shards import make_tar
+from tests.support.jobs import SEED, digest, job
+from tests.support.processes import STAGES, by_kind, family, kill, start
+from tests.support.s3 import free_ports
+from tests.support.tars import make_tar
 
 
 @pytest.mark.chaos

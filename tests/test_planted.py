@@ -14,8 +14,8 @@ from pipeline.run.night import label
 from pipeline.stages.commit import Committer
 from pipeline.stages.label import LabelStage
 from pipeline.stages.read import Reader
-from tests.test_reader import png
-from tests.test_shards import make_tar
+from tests.stages.test_read import png
+from tests.support.tars import make_tar
 
 
 def plant() -> tuple[type, type, type]:

@@ -12,9 +12,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import SEED, digest, free_ports, job, labels
-from tests.processes import STAGES, by_kind, family, kill, start
-from tests.test_shards import make_tar
+from tests.support.jobs import SEED, digest, job, labels
+from tests.support.processes import STAGES, by_kind, family, kill, start
+from tests.support.s3 import free_ports
+from tests.support.tars import make_tar
 
 # Loaded by every Python process of a run: the SHA-256 of bytes that end so kills the process, as a decoder may.
 POISON = b"poison"

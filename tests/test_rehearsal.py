@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.model import weights
-from tests.conftest import ROOT, job
-from tests.test_shards import make_tar
+from tests.support.jobs import ROOT, job
+from tests.support.tars import make_tar
 
 PER_SHARD, SHARDS = 90, 60
 CLUSTERS = {
@@ -53,7 +53,7 @@ def weights_file(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_every_gpu_of_a_cluster_labels(name, shards, weights_file, tmp_path):
     (tmp_path / "in").symlink_to(shards)
-    done = subprocess.run([sys.executable, "-m", "tests.rehearsal", tmp_path, weights_file, *CLUSTERS[name]], cwd=ROOT, timeout=500,
+    done = subprocess.run([sys.executable, "-m", "tests.support.rehearsal", tmp_path, weights_file, *CLUSTERS[name]], cwd=ROOT, timeout=500,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import SECRET, SEED, job
-from tests.test_shards import make_tar
+from tests.support.jobs import SEED, job
+from tests.support.s3 import SECRET
+from tests.support.tars import make_tar
 
 PLANTED = (SECRET, "hf_plantedInTheEnvironment", "plantedInAUri")
 
