@@ -7,8 +7,7 @@ _BENCH = "takes minutes of an idle machine; tests/bench runs the parts on small 
 
 NOT_RUN: dict[tuple[str, str], str] = {
     ("README.md", "make demo     # creates .venv, installs the pinned packages, labels 19 photographs, asks the tables with DuckDB"):
-        _INSTALL + "; the tests' demo is the same program",
-    ("README.md", "make test     # the same install, then all tests but those that take many minutes each"): "is what runs this very test",
+        _INSTALL + "; the tests' demo is the same program, and `make test` runs this very test",
     ("README.md", "ray job submit --address http://HEAD:8265 --working-dir . -- jobs/label.py --input s3://… --output s3://…"): _SUBMIT,
     ("docs/start.md", "make setup"): _INSTALL,
     ("docs/start.md", "python3 -m venv .venv"): _INSTALL,

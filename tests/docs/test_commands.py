@@ -1,5 +1,6 @@
 """Every command of the documentation: run as it is written, or listed in `not_run.py` with the reason."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_commands_run_as_they_are_written(page, demo, bucket, tmp_path):
     clone.mkdir()
     clone_repository(clone)
     shutil.copytree(demo, clone / "demo")
+    (clone / "demo/tables/input.json").write_text(json.dumps({"input": str(clone / "demo/shards")}))  # as docs/inputs.md says of a moved folder
     outputs = run_blocks(RUN[page], clone, make_environment(clone, bucket))
     wrong = {block.place: missing for block, printed in zip(RUN[page], outputs, strict=True)
              if (missing := find_missing_lines(block.output, printed))}
