@@ -1,4 +1,4 @@
-"""Write small pictures of digits, a folder for each class: `digits/even/0002.png`. The first 30 go to digits/, the next 10 to new/."""
+"""Write small pictures of digits, a folder for each class (`digits/even/0002.png`): 30 to digits/, 10 to new/."""
 
 from pathlib import Path
 

@@ -11,8 +11,12 @@ from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", *sorted(str(path.relative_to(ROOT)) for folder in ("docs", "cluster")
-                                                               for path in (ROOT / folder).glob("*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *sorted(str(path.relative_to(ROOT)) for folder in ("docs", "cluster") for path in (ROOT / folder).glob("*.md")),
+]
 COMMANDS = ("sh", "python", "sql")  # languages of blocks that are run
 SHOWN = ("text", "csv", "toml", "json")  # languages of blocks that are only read
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -20,7 +24,7 @@ _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `line`: of its first line of text in the page. `output`: the text block right below, which shows what it prints."""
+    """A fenced block. `line`: where its text begins. `output`: the text block right below, which shows what it prints."""
 
     page: str
     line: int
@@ -29,8 +33,9 @@ class Block:
     output: str = ""
 
     @property
-    def first_line(self) -> str:
-        return self.text.splitlines()[0]
+    def first_command(self) -> str:
+        """Its first line without the comment."""
+        return self.text.splitlines()[0].partition(" #")[0].rstrip()
 
     @property
     def place(self) -> str:
@@ -48,9 +53,13 @@ def find_blocks(page: str) -> list[Block]:
     blocks = []
     fences = list(_FENCE.finditer(text))
     for fence, following in zip_longest(fences, fences[1:]):
-        is_output = following is not None and following[1] == "text" and not text[fence.end():following.start()].strip()
+        is_output = (
+            following is not None and following[1] == "text" and not text[fence.end() : following.start()].strip()
+        )
         line = text.count("\n", 0, fence.start(2)) + 1
-        blocks.append(Block(page, line, fence[1], fence[2], following[2] if following is not None and is_output else ""))
+        blocks.append(
+            Block(page, line, fence[1], fence[2], following[2] if following is not None and is_output else "")
+        )
     return blocks
 
 

@@ -16,15 +16,20 @@ from pathlib import Path
 
 from tests.docs.pages import ROOT, Block
 
-LIMIT_S = 900  # minutes on a loaded machine; a page takes 10 to 60 s on an idle one
+LIMIT_S = 900  # on a loaded machine; a page takes 10 to 60 s on an idle one
 _MARK = "@@ block "
 _FOREIGN = ("LABEL_", "RAY_", "AWS_", "PYTEST_")  # variables of the caller that a reader does not have
 
 
 def clone_repository(folder: Path) -> Path:
     """A copy of the files that git knows or would add, and a `.venv` that is the environment of the tests."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
-                            capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -45,11 +50,21 @@ def run_blocks(blocks: list[Block], clone: Path, environ: Mapping[str, str]) -> 
     """What each block prints, both streams together.
 
     Raises:
-        AssertionError: a block ended with another status than 0, or all took too long; the text has the place and the output.
+        AssertionError: a block ended with another status than 0, or all took too long; with the place and the output.
     """
-    script = "set -e\n" + "".join(f"echo '{_MARK}{number}'\n{_as_shell(block)}\n" for number, block in enumerate(blocks))
-    shell = subprocess.Popen(["bash", "-c", script], cwd=clone, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    script = "set -e\n" + "".join(
+        f"echo '{_MARK}{number}'\n{_as_shell(block)}\n" for number, block in enumerate(blocks)
+    )
+    shell = subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=clone,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         printed, _ = shell.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -65,7 +80,11 @@ def run_blocks(blocks: list[Block], clone: Path, environ: Mapping[str, str]) -> 
 def find_missing_lines(shown: str, printed: str) -> list[str]:
     """The lines that a page shows and a block did not print. Numbers may differ, and `…` stands for anything."""
     lines = [" ".join(line.split()) for line in printed.splitlines()]
-    return [line for line in shown.splitlines() if line.strip(" …") and not any(_pattern(line).search(real) for real in lines)]
+    return [
+        line
+        for line in shown.splitlines()
+        if line.strip(" …") and not any(_pattern(line).search(real) for real in lines)
+    ]
 
 
 def _pattern(line: str) -> re.Pattern[str]:
@@ -78,6 +97,7 @@ def _as_shell(block: Block) -> str:
         case "python":
             return f"python - <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK"
         case "sql":
-            return f"python -c 'import duckdb, sys; print(duckdb.sql(sys.stdin.read()))' <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK"
+            ask = "python -c 'import duckdb, sys; print(duckdb.sql(sys.stdin.read()))'"
+            return f"{ask} <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK"
         case _:
             return block.text

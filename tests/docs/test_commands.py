@@ -13,8 +13,14 @@ from tests.docs.session import clone_repository, find_missing_lines, make_enviro
 from tests.support.jobs import job
 
 BLOCKS = [block for page in PAGES for block in find_blocks(page)]
-RUN = {page: [block for block in BLOCKS if block.page == page and block.language in COMMANDS and (page, block.first_line) not in NOT_RUN]
-       for page in PAGES}
+RUN = {
+    page: [
+        block
+        for block in BLOCKS
+        if block.page == page and block.language in COMMANDS and (page, block.first_command) not in NOT_RUN
+    ]
+    for page in PAGES
+}
 
 
 @pytest.fixture(scope="session")
@@ -38,16 +44,21 @@ def bucket(s3, demo) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.parametrize("page", [page for page in PAGES if RUN[page]])
-def test_commands_run_as_they_are_written(page, demo, bucket, tmp_path):
-    clone = tmp_path / "clone"
-    clone.mkdir()
-    clone_repository(clone)
+def test_commands_run_as_they_are_written(page, demo, tmp_path, request):
+    """A page is one shell in a fresh clone, after `make demo`."""
+    needs_s3 = any("s3://photos/" in block.text for block in RUN[page])
+    environ = request.getfixturevalue("bucket") if needs_s3 else {}
+    clone = clone_repository(tmp_path / "clone")
     shutil.copytree(demo, clone / "demo")
-    (clone / "demo/tables/input.json").write_text(json.dumps({"input": str(clone / "demo/shards")}))  # as docs/inputs.md says of a moved folder
-    outputs = run_blocks(RUN[page], clone, make_environment(clone, bucket))
-    wrong = {block.place: missing for block, printed in zip(RUN[page], outputs, strict=True)
-             if (missing := find_missing_lines(block.output, printed))}
-    assert not wrong, "\n".join([*map(str, wrong.items()), *outputs])[-8000:]
+    mark = json.dumps({"input": str(clone / "demo/shards")})  # the folder was moved: docs/inputs.md says what to do
+    (clone / "demo/tables/input.json").write_text(mark, encoding="utf-8")
+    outputs = run_blocks(RUN[page], clone, make_environment(clone, environ))
+    missing = {
+        block.place: lines
+        for block, printed in zip(RUN[page], outputs, strict=True)
+        if (lines := find_missing_lines(block.output, printed))
+    }
+    assert not missing, "\n".join([*map(str, missing.items()), *outputs])[-8000:]
 
 
 def test_every_block_says_what_it_is():
@@ -55,12 +66,14 @@ def test_every_block_says_what_it_is():
 
 
 def test_what_is_not_run_is_still_there():
-    commands = {(block.page, block.first_line) for block in BLOCKS if block.language in COMMANDS}
+    commands = {(block.page, block.first_command) for block in BLOCKS if block.language in COMMANDS}
     assert not NOT_RUN.keys() - commands
     assert all(reason.strip() for reason in NOT_RUN.values())
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if (block.page, block.first_line) in NOT_RUN], ids=lambda block: block.place)
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if (block.page, block.first_command) in NOT_RUN], ids=lambda block: block.place
+)
 def test_what_is_not_run_is_at_least_shell(block: Block):
     checked = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
