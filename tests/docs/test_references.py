@@ -64,9 +64,6 @@ def flags() -> dict[str, set[str]]:
         verb: subprocess.run([PROGRAM, verb, "--help"], capture_output=True, text=True, check=True).stdout
         for verb in VERBS
     }
-    helps["demo"] = subprocess.run(
-        [sys.executable, ROOT / "jobs/demo.py", "--help"], capture_output=True, text=True, check=True
-    ).stdout
     return {verb: set(_FLAG.findall(text)) for verb, text in helps.items()}
 
 
