@@ -24,7 +24,7 @@ _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `line`: where its text begins. `output`: the text block right below, which shows what it prints."""
+    """A fenced block. `line`: where its text begins. `output`: the text block right below, which shows the output."""
 
     page: str
     line: int
