@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: setup demo test rehearsal chaos training lint bench bench-gpu bench-gpu
+.PHONY: setup demo test rehearsal chaos training lint bench bench-gpu
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,7 @@ training: setup
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy pipeline jobs
+	.venv/bin/lint-imports
 bench: .venv/.bench
 	$(PY) jobs/bench.py --repeats 3 $(if $(PHOTOS),--photos $(PHOTOS))
 bench-gpu: setup

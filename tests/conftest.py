@@ -16,6 +16,8 @@ from tests.support.jobs import SEED, job
 from tests.support.s3 import KEY, SECRET, forget_s3, free_ports
 from tests.support.tars import make_tar
 
+pytest_plugins = ["tests.support.skips"]
+
 
 @pytest.fixture(scope="session")
 def photographs() -> list[tuple[str, bytes]]:

@@ -84,7 +84,7 @@ def unknown_words(document) -> list[str]:
 def kuberay_schema(kind: str) -> dict:
     file = KUBERAY / f"{kind}-v1.schema.json"
     if not file.exists():
-        pytest.skip(f"no {file}: put KubeRay's schemas there, or their folder in KUBERAY_SCHEMAS")
+        pytest.skip(f"no KubeRay schema {file}: put the schemas there, or name their folder in KUBERAY_SCHEMAS")
     return json.loads(file.read_text())
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.support.jobs import ROOT
 FOLDER = ROOT / "cluster"
 OURS = {f"ray_label_{name}_total" for name in COUNTERS} | {f"ray_label_{name}" for name in GAUGES}
 FOREIGN = {"kube_cronjob_status_last_successful_time"}
-PROMTOOL = shutil.which("promtool") or next(map(str, (ROOT / ".venv/bin").glob("promtool")), None)
+PROMTOOL = shutil.which("promtool") or next(map(str, Path(sys.executable).parent.glob("promtool")), None)
 
 
 def expressions() -> list[str]:
