@@ -1,54 +1,80 @@
 """Shared by the wider tests: shards of packaged photographs, the job as a process, a real S3 server."""
 
+import gzip
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pipeline.store import retry
 from tests.support.faults import FaultProxy
-from tests.support.jobs import SEED, job
+from tests.support.jobs import OWN_RAY, SEED, job
+from tests.support.processes import wait_until
 from tests.support.s3 import KEY, SECRET, forget_s3, free_ports
 from tests.support.tars import make_tar
 
 pytest_plugins = ["tests.support.skips"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give all tests that use the S3 server to the same worker of a parallel session: one server is enough."""
+    for item in items:
+        if "s3" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("s3"))
+
+
 @pytest.fixture(scope="session")
 def photographs() -> list[tuple[str, bytes]]:
     """Real photographs as members of a tar: name and bytes."""
-    found = [Path(str(files("skimage"))) / "data" / name for name in
+    paths = [Path(str(files("skimage"))) / "data" / name for name in
              ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "coins.png", "moon.png")]
-    found += [Path(str(files("sklearn"))) / "datasets/images" / name for name in ("china.jpg", "flower.jpg")]
-    return [(path.name, path.read_bytes()) for path in found]
+    paths += [Path(str(files("sklearn"))) / "datasets/images" / name for name in ("china.jpg", "flower.jpg")]
+    return [(path.name, path.read_bytes()) for path in paths]
+
+
+def make_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that all workers of a parallel session share: the first that needs the folder makes it, the others wait."""
+    is_parallel = "PYTEST_XDIST_WORKER" in os.environ
+    root = folders.getbasetemp().parent if is_parallel else folders.getbasetemp()
+    with FileLock(root / f"{name}.lock"):
+        if not (root / f"{name}.done").exists():
+            shutil.rmtree(root / name, ignore_errors=True)  # of a worker that failed to make the folder
+            (root / name).mkdir()
+            make(root / name)
+            (root / f"{name}.done").touch()
+    return root / name
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory, photographs) -> Path:
-    """Five shards of nine photographs, one in a folder, one packed."""
-    import gzip
-    folder = tmp_path_factory.mktemp("shards")
-    (folder / "dt=2026-11-23").mkdir()
-    for number, name in enumerate(("a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar")):
-        data = make_tar(*((f"{number}/{member}", content) for member, content in photographs))
-        (folder / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    return folder
+def shards(tmp_path_factory: pytest.TempPathFactory, photographs: list[tuple[str, bytes]]) -> Path:
+    """Five shards of nine photographs, one in a folder, one packed. Tests only read this folder."""
+    def make(folder: Path) -> None:
+        (folder / "dt=2026-11-23").mkdir()
+        for number, name in enumerate(("a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar")):
+            data = make_tar(*((f"{number}/{member}", content) for member, content in photographs))
+            (folder / name).write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
+
+    return make_once(tmp_path_factory, "shards", make)
 
 
 @pytest.fixture(scope="session")
-def undisturbed(shards, tmp_path_factory) -> Path:
-    """The output of a run over `shards` that nothing disturbed."""
-    output = tmp_path_factory.mktemp("undisturbed")
-    done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 labelled, 0 skipped (done before), 0 failed" in done.stdout and "mean nothing" in done.stdout
-    assert ".cc:" not in done.stdout + done.stderr  # Ray's line about constructor arguments, or any other of its C++ part
-    return output
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run over `shards` that nothing disturbed. Tests only read this folder."""
+    def make(output: Path) -> None:
+        done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4, **OWN_RAY)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "5 labelled, 0 skipped (done before), 0 failed" in done.stdout
+        assert ".cc:" not in done.stdout + done.stderr  # a line of Ray's C++ part, such as that about constructor arguments
+
+    return make_once(tmp_path_factory, "undisturbed", make)
 
 
 @pytest.fixture(scope="session")
@@ -75,30 +101,28 @@ def s3(tmp_path_factory):
                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "NO_PROXY": "127.0.0.1"}
     fs = s3fs.S3FileSystem(key=KEY, secret=SECRET, endpoint_url=environ["AWS_ENDPOINT_URL"],
                            client_kwargs={"region_name": "us-east-1"}, skip_instance_cache=True)
-    deadline = time.monotonic() + 60
-    while not _answers(fs):
-        assert time.monotonic() < deadline and server.poll() is None, (folder / "log").read_text()[-2000:]
-        time.sleep(0.5)
+    wait_until(lambda: server.poll() is not None or _answers(fs), "the S3 server does not answer", 60, 0.2)
+    assert server.poll() is None, (folder / "log").read_text()[-2000:]
     yield environ, fs
     server.send_signal(signal.SIGKILL)
     server.wait()
 
 
 def _answers(fs) -> bool:
-    """Whether the server takes a signed put and gives it back; an open port says little."""
+    """Whether the server takes a signed put and gives it back. An open port says little."""
     try:
         fs.mkdir("photos")
         fs.pipe_file("photos/probe", b"1")
-        found = fs.cat_file("photos/probe") == b"1"
+        is_back = fs.cat_file("photos/probe") == b"1"
         fs.rm("photos/probe")
-    except Exception:  # noqa: BLE001  # it is still starting
+    except Exception:  # noqa: BLE001  # the server is still starting
         return False
-    return found
+    return is_back
 
 
 @pytest.fixture
 def proxy(s3, monkeypatch):
-    """A fault proxy before the server, which this process uses until the test ends; the bucket's `faults/` is empty."""
+    """A fault proxy before the server. This process uses the proxy until the test ends. The bucket's `faults/` is empty."""
     environ, fs = s3
     proxy = FaultProxy(int(environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]))
     for name, value in (environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}).items():

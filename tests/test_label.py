@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -14,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.tables.labels import ROWS
-from tests.support.jobs import ROOT, SEED, digest, job, labels
-from tests.support.processes import family, kill
-from tests.support.s3 import free_ports
+from tests.support.cluster import HEAD, Cluster
+from tests.support.jobs import ROOT, SEED, digest, job, labels, labels_folder, start_label
+from tests.support.processes import family, kill, wait_until
 from tests.support.tars import make_tar
 
 
 def test_tables_as_promised(shards, undisturbed):
     files = sorted(str(path.relative_to(undisturbed)) for path in undisturbed.rglob("*.parquet"))
-    folder = "labels/model=inception_v4-61350f2a/"
+    folder = f"labels/{labels_folder(undisturbed).name}/"
+    assert re.fullmatch(r"labels/model=inception_v4-[0-9a-f]{8}/", folder)
     assert [file for file in files if file.startswith("labels/")] == [
         folder + name + ".parquet" for name in ("a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar")]
     assert not (undisturbed / "_staging").exists()
@@ -41,13 +41,11 @@ def test_tables_as_promised(shards, undisturbed):
 
 
 def test_nothing_to_do_without_ledger_or_with(shards, undisturbed, tmp_path):
-    copy = shutil.copytree(undisturbed, tmp_path / "copy")
-    for folder in (undisturbed, copy):
-        done = job("label", "--input", shards, "--output", folder, *SEED)
+    output = shutil.copytree(undisturbed, tmp_path / "out")
+    for _ in ("with the ledger", "without it"):
+        done = job("label", "--input", shards, "--output", output, *SEED)
         assert done.returncode == 0 and "nothing to do: all 5 shards" in done.stdout
-        if folder == copy:
-            break
-        shutil.rmtree(copy / "shards")
+        shutil.rmtree(output / "shards")
 
 
 def test_another_input_root_is_refused(undisturbed, shards, tmp_path):
@@ -61,48 +59,48 @@ def test_another_input_root_is_refused(undisturbed, shards, tmp_path):
 
 
 def test_rejected_failed_changed_and_new(shards, photographs, tmp_path):
-    mine, output = shutil.copytree(shards, tmp_path / "in"), tmp_path / "out"
-    for name in ("b.tar", "c.tar.gz", "dt=2026-11-23/d.tar"):
-        (mine / name).unlink()
-    (mine / "bad.tar").write_bytes(make_tar(*photographs, ("cut.jpg", dict(photographs)["china.jpg"][:5000]),
-                                            ("no.png", b"hello")))
-    (mine / "cut.tar").write_bytes((mine / "e.tar").read_bytes()[:200_000])
-    options = ("--input", mine, "--output", output, *SEED, "--batch-size", 4)
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.tar", "e.tar"):
+        shutil.copy(shards / name, folder)
+    (folder / "bad.tar").write_bytes(make_tar(*photographs, ("cut.jpg", dict(photographs)["china.jpg"][:5000]), ("no.png", b"hello")))
+    (folder / "cut.tar").write_bytes((folder / "e.tar").read_bytes()[:200_000])
+    options = ("--input", folder, "--output", output, *SEED, "--batch-size", 4)
     assert "would label 4 shards" in job("label", *options, "--dry-run").stdout and not output.exists()
     done = job("label", *options)
     assert done.returncode == 1 and "3 labelled, 0 skipped (done before), 1 failed" in done.stdout
     assert "failed    cut.tar: it ends inside" in done.stdout
     assert "2 rejected (" in done.stdout and "truncated 1" in done.stdout and "not_an_image 1" in done.stdout
     assert not list(output.rglob("*cut*")) and not list(output.glob("_staging/**/*.parquet"))
-    (mine / "cut.tar").unlink()
-    (mine / "a.tar").write_bytes(make_tar(("new", b""), *photographs[:2], ("x.gif", b"GIF89a")))
+    (folder / "cut.tar").unlink()
+    (folder / "a.tar").write_bytes(make_tar(("new", b""), *photographs[:2], ("x.gif", b"GIF89a")))
     done = job("label", *options)
     assert done.returncode == 3 and "1 labelled, 2 skipped (done before), 0 failed" in done.stdout
-    digest(mine, output)
+    digest(folder, output)
 
 
 @pytest.mark.chaos
 def test_killed_at_any_moment_the_next_run_completes(shards, undisturbed, tmp_path):
-    output, kills = tmp_path / "out", 0
-    command = [sys.executable, ROOT / "jobs/label.py", "--input", shards, "--output", output, *SEED,
-               "--batch-size", "4"]
-    run = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while run.poll() is None:
-        if list(output.glob("_staging/**/*.parquet")) and len(list(output.glob("labels/**/*.parquet"))) >= 1:
-            kill(family(run.pid))
-            run.wait()
-            kills += 1
-        time.sleep(0.01)
-    assert kills == 1, "the run ended before it could be killed"
+    output, log = tmp_path / "out", tmp_path / "log"
+    options = ("--input", shards, "--output", output, *SEED, "--batch-size", 4)
+    run = start_label(*options, log=log)
+
+    def is_in_the_middle() -> bool:
+        return bool(list(output.glob("_staging/**/*.parquet")) and list(output.glob("labels/**/*.parquet")))
+
+    wait_until(lambda: run.poll() is not None or is_in_the_middle(), "no shard is committed", look_s=0.01)
+    assert run.poll() is None, log.read_text()
+    kill(family(run.pid))
+    run.wait()
     assert len(list(output.glob("labels/**/*.parquet"))) < 5
-    done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4)
+    done = job("label", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (output / "_staging").exists()
     assert digest(shards, output) == digest(shards, undisturbed) and labels(output) == labels(undisturbed)
     killed, after = pq.read_table(output / "runs", partitioning=None).sort_by("run_id").to_pylist()
     assert (killed["status"], after["status"]) == ("killed", "done") and killed["seconds"] is None
     assert killed["num_committed"] + after["num_committed"] == 5 and killed["num_images"] + after["num_images"] == 45
-    rows = pq.read_table(output / "shards", partitioning=None).to_pylist()  # those of the killed run, found by the next
+    rows = pq.read_table(output / "shards", partitioning=None).to_pylist()  # the next run adds the rows of the killed one
     assert sorted(row["shard"] for row in rows if row["status"] == "committed") == [
         "a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar"]
     assert {row["run_id"] for row in rows} == {killed["run_id"], after["run_id"]}
@@ -124,61 +122,52 @@ def test_the_same_over_s3(shards, undisturbed, s3):
 
 @pytest.mark.cluster
 def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
-    port, dashboard, metrics = free_ports(3)
-    environ = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "NO_PROXY": "127.0.0.1",
-                            "RAY_TMPDIR": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     output = tmp_path / "out"
+    with Cluster("--num-cpus=2", f"--dashboard-host={HEAD}", RAY_TMPDIR=str(tmp_path),
+                 PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}") as cluster:
+        address = f"http://{HEAD}:{cluster.dashboard}"
 
-    def ray(*options: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["ray", *options], env=environ | more, cwd=ROOT, capture_output=True, text=True,
-                              timeout=280, check=False)
+        def ray_job(verb: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(["ray", "job", verb, "--address", address, *options], env=os.environ | cluster.environ | environ,
+                                  cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
-    head = subprocess.Popen(["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
-                             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2",
-                             f"--metrics-export-port={metrics}", f"--temp-dir=/tmp/rayjob{os.getpid()}"], env=environ, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        deadline = time.monotonic() + 60
-        while ray("job", "list", "--address", address).returncode and time.monotonic() < deadline:
-            time.sleep(1)
-        submit = ("job", "submit", "--address", address, "--working-dir", ".", "--submission-id", "night-2026-11-24",
-                  "--", "jobs/label.py", "--input",
-                  str(shards), "--output", str(output), *SEED, "--batch-size", "4")
-        stranger = ray(*submit, RAY_AUTH_TOKEN="f" * 64)
+        submit = ("--working-dir", ".", "--submission-id", "night-2026-11-24", "--", "jobs/label.py", "--input", str(shards),
+                  "--output", str(output), *SEED, "--batch-size", "4")
+        wait_until(lambda: ray_job("list").returncode == 0, "the head takes no jobs", look_s=1)
+        stranger = ray_job("submit", *submit, RAY_AUTH_TOKEN="f" * 64)
         assert stranger.returncode and not output.exists()
-        done = ray(*submit)
-        deadline = time.monotonic() + 120
-        while "No available agent" in done.stderr and time.monotonic() < deadline:  # the agent of the node starts after its head
-            time.sleep(1)
-            done = ray(*submit)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        assert "5 labelled" in done.stdout
-        again = ray(*submit)
+        submissions: list[subprocess.CompletedProcess[str]] = []
+
+        def is_taken() -> bool:
+            """The agent of a node starts after its head."""
+            submissions.append(ray_job("submit", *submit))
+            return "No available agent" not in submissions[-1].stderr
+
+        wait_until(is_taken, "the head has no agent", look_s=1)
+        assert submissions[-1].returncode == 0, submissions[-1].stdout[-3000:] + submissions[-1].stderr[-3000:]
+        assert "5 labelled" in submissions[-1].stdout
+        again = ray_job("submit", *submit)
         assert again.returncode and "night-2026-11-24 already exists" in again.stdout + again.stderr
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=30) as answer:
-            told = totals(answer.read().decode())
-    finally:
-        kill(family(head.pid))
-        head.wait()
-        shutil.rmtree(f"/tmp/rayjob{os.getpid()}", ignore_errors=True)
+        with urllib.request.urlopen(f"http://{HEAD}:{cluster.metrics}/metrics", timeout=30) as answer:
+            metrics = totals(answer.read().decode())
     assert digest(shards, output) == digest(shards, undisturbed)
     run, = pq.read_table(output / "runs").to_pylist()
     rows = pq.read_table(output / "shards")
-    assert told.pop("label_shards_left") == 0
-    assert told.pop("label_last_commit_timestamp_seconds") > run["started_at"].timestamp()
-    assert told == pytest.approx({
+    assert metrics.pop("label_shards_left") == 0
+    assert metrics.pop("label_last_commit_timestamp_seconds") > run["started_at"].timestamp()
+    assert metrics == pytest.approx({
         "label_images_total": 45, "label_shards_total": 5, "label_batch_slots_total": 45,  # a processor pads nothing
-        "label_read_bytes_total": sum(rows["image_bytes"].to_pylist()), "label_decode_seconds_total": sum(rows["decode_s"].to_pylist()),
+        "label_read_bytes_total": sum(rows["image_bytes"].to_pylist()),
+        "label_decode_seconds_total": sum(rows["decode_s"].to_pylist()),
         "label_network_seconds_total": sum(rows["label_s"].to_pylist())})
 
 
 def totals(exposition: str) -> dict[str, float]:
     """Our series of a metrics endpoint, each summed over its labels."""
-    found: dict[str, float] = {}
+    sums: dict[str, float] = {}
     for name, value in re.findall(r"^ray_(label_\w+)\{.*\} (\S+)$", exposition, re.MULTILINE):
-        found[name] = found.get(name, 0) + float(value)
-    return found
+        sums[name] = sums.get(name, 0) + float(value)
+    return sums
 
 
 def test_mistakes_are_one_sentence(tmp_path, shards):

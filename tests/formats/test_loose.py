@@ -12,7 +12,7 @@ from pipeline.formats.loose import FILES_EACH, MOST_EACH, group_files, read_file
 from pipeline.inputs.find import find_shards
 from pipeline.store import storage
 from pipeline.store.listing import FILES, list_input
-from tests.support.jobs import SEED, digest, job
+from tests.support.jobs import SEED, digest, job, labels_folder
 
 Entry = tuple[str, int, str, float]
 
@@ -108,7 +108,7 @@ def test_the_job_labels_loose_images_as_it_does_a_tar(undisturbed, photographs, 
     digest(tmp_path / "in", tmp_path / "out")
     assert "nothing to do" in job("label", *options, *SEED).stdout
     ours = pq.read_table(tmp_path / "out/labels", partitioning=None).to_pylist()
-    theirs = pq.read_table(undisturbed / "labels/model=inception_v4-61350f2a/a.tar.parquet", partitioning=None).to_pylist()
+    theirs = pq.read_table(labels_folder(undisturbed) / "a.tar.parquet", partitioning=None).to_pylist()
     assert {row["sha256"]: row["label_id"] for row in ours} == {row["sha256"]: row["label_id"] for row in theirs}
     assert sorted(row["key"] for row in ours) == sorted(f"some class/{name}" for name, _ in photographs)
     shutil.copy(tmp_path / "in/some class/china.jpg", tmp_path / "in/new.jpg")

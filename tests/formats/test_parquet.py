@@ -13,7 +13,7 @@ from pipeline.formats.parquet import read_keys, read_rows
 from pipeline.formats.tar import ShardUnreadable
 from pipeline.inputs.find import Inputs, check_found, find_shards
 from pipeline.store.retry import Replaced
-from tests.support.jobs import SEED, digest, job
+from tests.support.jobs import SEED, digest, job, labels_folder
 
 IMAGES = [b"A" * 3000, None, b"", b"B" * 7]
 STRUCT = pa.array([{"bytes": image, "path": f"p{number}.jpg"} for number, image in enumerate(IMAGES)],
@@ -102,7 +102,7 @@ def test_the_job_labels_a_parquet_file_as_it_does_a_tar(undisturbed, photographs
     done = job("label", *options, *SEED, "--batch-size", 4)
     assert done.returncode == 0 and "1 labelled" in done.stdout, done.stdout + done.stderr
     digest(tmp_path / "in", tmp_path / "out")
-    ours, theirs = (pq.read_table(folder / "labels/model=inception_v4-61350f2a" / name, partitioning=None).to_pylist()
+    ours, theirs = (pq.read_table(labels_folder(folder) / name, partitioning=None).to_pylist()
                     for folder, name in ((tmp_path / "out", "photos.parquet.parquet"), (undisturbed, "a.tar.parquet")))
     same = ("sha256", "width", "height", "label_id", "error")
     assert [[row[name] for name in same] for row in ours] == [[row[name] for name in same] for row in theirs]

@@ -3,10 +3,7 @@
 import io
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,9 +23,8 @@ from pipeline.run.tally import Summary
 from pipeline.tables import ledger, output
 from pipeline.tables.history import read_settings
 from tests.model.test_weights import hollow_state
-from tests.support.jobs import ROOT, SEED, digest, job
-from tests.support.processes import family, kill
-from tests.support.s3 import free_ports
+from tests.support.cluster import Cluster
+from tests.support.jobs import OWN_RAY, SEED, digest, job, labels_folder, start_label
 from tests.support.tars import make_tar
 
 NOW = datetime(2026, 11, 26, 21, 30, tzinfo=UTC)
@@ -73,7 +69,7 @@ def test_a_run_whose_report_cannot_be_written_is_not_done(tmp_path, monkeypatch)
 
 def refused(tmp_path: Path, *options: object, status: int = 2) -> str:
     """What a run says that leaves nothing behind, not even an empty folder."""
-    done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "deep/out", *options)
+    done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "deep/out", *options, **OWN_RAY)
     assert done.returncode == status and done.stderr.count("\n") == 1, done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".pth"] == ["in"], done.stderr
     return done.stderr
@@ -148,7 +144,7 @@ def test_what_is_left_out_is_told_everywhere(photographs, tmp_path):
     proof = job("verify", *options)
     assert proof.returncode == 0 and "left out: 1 left out, share a key" in proof.stdout, proof.stdout + proof.stderr
     assert "nothing to do: all 3 shards" in job("label", *options, *SEED).stdout
-    table, = pq.read_table(tmp_path / "out/labels/model=inception_v4-61350f2a/b\\xff.tar.parquet", partitioning=None).to_pylist()
+    table, = pq.read_table(labels_folder(tmp_path / "out") / "b\\xff.tar.parquet", partitioning=None).to_pylist()
     assert (table["shard"], table["key"]) == ("b\\xff.tar", "x\\xfe")
 
 
@@ -187,21 +183,11 @@ def test_a_folder_of_odd_names_is_packed_and_the_output_may_be_below_the_input(p
 
 @pytest.mark.cluster
 def test_a_relative_output_on_a_running_cluster_is_where_the_user_stands(photographs, tmp_path):
-    folder, address = f"/tmp/raynodes{tmp_path.stat().st_ino}", f"127.0.0.2:{free_ports(1)[0]}"
-    environ = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "NO_PROXY": "127.0.0.2"}
     for name in ("elsewhere", "here/in"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "here/in/a.tar").write_bytes(make_tar(("a.jpg", dict(photographs)["china.jpg"])))
-    node = subprocess.Popen([Path(sys.executable).parent / "ray", "start", "--block", "--head", "--num-cpus=2", "--node-ip-address=127.0.0.2",
-                             f"--port={address.split(':')[1]}", "--include-dashboard=false", f"--temp-dir={folder}"],
-                            cwd=tmp_path / "elsewhere", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environ)
-    try:
-        time.sleep(8)
-        done = subprocess.run([sys.executable, ROOT / "jobs/label.py", "--input", "in", "--output", "out", *SEED], cwd=tmp_path / "here",
-                              env=os.environ | environ | {"RAY_ADDRESS": address}, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0 and "1 labelled" in done.stdout, done.stdout + done.stderr
-    finally:
-        kill(family(node.pid))
-        node.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    with Cluster("--num-cpus=2", "--include-dashboard=false", cwd=tmp_path / "elsewhere") as cluster:
+        run = start_label("--input", "in", "--output", "out", *SEED, log=tmp_path / "log", cwd=tmp_path / "here", **cluster.driver)
+        status, text = run.wait(200), (tmp_path / "log").read_text()
+    assert status == 0 and "1 labelled" in text, text
     assert len(list((tmp_path / "here/out").rglob("labels/**/*.parquet"))) == 1 and not list((tmp_path / "elsewhere").iterdir())

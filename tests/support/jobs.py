@@ -6,23 +6,69 @@ import sys
 from pathlib import Path
 
 import duckdb
+from filelock import FileLock
+
+from pipeline.model import weights
+from tests.support.cluster import shared_cluster
 
 ROOT = Path(__file__).parents[2]
-SEED = ("--weights", "seed:0", "--precision", "fp32")
+WEIGHTS = ROOT / ".pytest_cache" / f"seed-0-{weights.identify('seed:0').digest[:8]}.safetensors"
+SEED = ("--weights", WEIGHTS, "--precision", "fp32")  # the weights of seed:0, from a file: the seed itself costs each process seconds
+OWN_RAY = {"RAY_ADDRESS": ""}  # the variable of a job that starts a Ray of its own
+
+
+def make_weights() -> Path:
+    """The file of SEED. The first test that needs this file makes it; it stays for later sessions."""
+    import safetensors.torch
+
+    WEIGHTS.parent.mkdir(exist_ok=True)
+    with FileLock(f"{WEIGHTS}.lock"):
+        if not WEIGHTS.exists():
+            safetensors.torch.save_file(weights.load(weights.identify("seed:0")), f"{WEIGHTS}.part")
+            Path(f"{WEIGHTS}.part").rename(WEIGHTS)
+    return WEIGHTS
 
 
 def job(name: str, *options: object, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run `jobs/<name>.py` as a user would."""
+    """Run `jobs/<name>.py` as a user would.
+
+    A labelling job joins the Ray that the tests of a session share. A job with variables of its own (`environ`) starts a
+    Ray of its own, since the workers of the shared one do not have these variables.
+    """
+    if WEIGHTS in options:
+        make_weights()
+    if name == "label" and not environ:
+        environ = shared_cluster().driver
     return subprocess.run([sys.executable, ROOT / "jobs" / f"{name}.py", *map(str, options)], env=os.environ | environ,
                           cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+def start_label(*options: object, log: Path, program: tuple[object, ...] = (ROOT / "jobs/label.py",), cwd: Path = ROOT,
+                **environ: str) -> subprocess.Popen[bytes]:
+    """Start `jobs/label.py` with a Ray of its own (or that of RAY_ADDRESS in `environ`), and do not wait for its end.
+
+    `program`: what Python runs instead, such as ("-c", code). Both output streams are appended to `log`.
+    """
+    make_weights()
+    with log.open("ab") as out:
+        return subprocess.Popen([sys.executable, *map(str, program), *map(str, options)], cwd=cwd, stdout=out, stderr=out,
+                                env=os.environ | environ)
+
+
+def labels_folder(output: Path) -> Path:
+    """The folder with the tables of an output's only model."""
+    folder, = (output / "labels").iterdir()
+    return folder
+
+
 def digest(shards: object, output: object, **environ: str) -> str:
+    """The digest of an output that `jobs/verify.py` has proven whole."""
     proof = job("verify", "--input", shards, "--output", output, **environ)
     assert proof.returncode == 0, proof.stdout + proof.stderr
     return proof.stdout.splitlines()[-1]
 
 
 def labels(output: object) -> dict[tuple[str, int], int]:
+    """The label of each image of an output: (shard, index) -> label_id."""
     rows = duckdb.sql(f"SELECT shard, index, label_id FROM '{output}/labels/**/*.parquet'").fetchall()
     return {(shard, index): label_id for shard, index, label_id in rows}

@@ -1,25 +1,14 @@
 """The processes of a running job: which actor is which, and a way to kill them."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
+from collections.abc import Callable
 
 import psutil
 
-from tests.support.jobs import ROOT
-
 STAGES = ("Committer", "LabelStage", "Reader")
 ACTOR = re.compile(rf"MapBatches\(({'|'.join(STAGES)})\)")
-
-
-def start(*options: object, log: Path, **environ: str) -> subprocess.Popen[bytes]:
-    """Start `jobs/label.py` and go on."""
-    with log.open("ab") as out:
-        return subprocess.Popen([sys.executable, ROOT / "jobs/label.py", *map(str, options)], cwd=ROOT, stdout=out,
-                                stderr=out, env=os.environ | environ)
 
 
 def kind_of(process: psutil.Process) -> str:
@@ -62,3 +51,19 @@ def kill(processes: list[psutil.Process]) -> int:
         except psutil.Error:
             pass
     return number
+
+
+def wait_until(is_so: Callable[[], object], what: str, seconds: float = 120, look_s: float = 0.02) -> None:
+    """Wait until a condition holds. Raises AssertionError with `what` after that many seconds."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"after {seconds} s: {what}"
+        time.sleep(look_s)
+
+
+def wait_until_dead(processes: list[psutil.Process], seconds: float) -> None:
+    """Wait until none of the processes runs; a zombie runs no more."""
+    def alive() -> list[str]:
+        return [process.name() for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+    wait_until(lambda: not alive(), "processes of the run are alive", seconds, 0.2)

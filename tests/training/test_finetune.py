@@ -22,7 +22,7 @@ from pipeline.truth.class_ids import find_targets, make_classes
 from pipeline.truth.holdout import is_held_out
 from pipeline.truth.matching import SAID
 from pipeline.truth.sources import Truth
-from tests.support.jobs import ROOT, job
+from tests.support.jobs import ROOT, WEIGHTS, job
 from tests.truth.test_evaluate import said, tables
 
 DIGITS = 160
@@ -41,9 +41,9 @@ def save_digits(folder: Path, name: Callable[[int, bool], str]) -> None:
 def test_own_classes_from_folder_to_table(tmp_path):
     """Digits in folders: labelled, a head fitted, labelled with it, judged; every label as the head itself gives it."""
     save_digits(tmp_path, lambda n, even: f"in/{'even' if even else 'odd'}/{n:04}.png")
-    first = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", "seed:0")
+    first = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", WEIGHTS)
     assert first.returncode == 0, first.stderr
-    fitted = job("finetune", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", "seed:0",
+    fitted = job("finetune", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", WEIGHTS,
                  "--save", tmp_path / "own")
     assert fitted.returncode == 0, fitted.stderr
     own = (tmp_path / "own/weights.safetensors", tmp_path / "own/classes.csv")
@@ -54,7 +54,7 @@ def test_own_classes_from_folder_to_table(tmp_path):
 
     known = duckdb.sql(f"SELECT shard, key AS name, split_part(key, '/', 1) AS value, false AS strange, NULL::BIGINT AS line "
                        f"FROM '{tmp_path}/out/labels/**/*.parquet'").to_arrow_table().cast(SAID)
-    head = fit(str(tmp_path / "out"), "seed:0", lambda _: Truth("folder", known), 0.2)
+    head = fit(str(tmp_path / "out"), str(WEIGHTS), lambda _: Truth("folder", known), 0.2)
     assert head.num_fitted + head.num_held_out == DIGITS
     assert head.top1 > head.chance + 0.2
     assert f"top-1 {head.top1:.2%}" in fitted.stdout
