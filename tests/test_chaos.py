@@ -1,7 +1,7 @@
-"""Whole runs over a real S3 server while processes are killed and requests fail: no row lost, none double.
+"""Whole runs over a real S3 server while processes are killed and requests fail: no row is lost, and none is double.
 
-A cycle is a run that is disturbed on a fresh output, and then runs until one ends with 0: at most two more are allowed.
-Storage faults come in all of them. A reader polls the tables with DuckDB all the time, as an analyst would.
+A cycle begins with a disturbed run on a fresh output. Further runs follow until one ends with 0, two at most. All of these
+runs meet storage faults. A reader polls the tables with DuckDB all the time, as an analyst would.
 """
 
 import io
@@ -19,37 +19,36 @@ from duckdb_extensions import import_extension
 from PIL import Image
 
 from tests.support.faults import FaultProxy
-from tests.support.jobs import job
-from tests.support.processes import STAGES, by_kind, kill, start
+from tests.support.jobs import SEED, job, start_label
+from tests.support.processes import STAGES, by_kind, has_ended, kill, wait_until
 from tests.support.s3 import KEY, SECRET
 from tests.support.tars import make_tar
 
-KILLS, FAULTS, RATE, SEED = 30, 1000, 0.2, 1602_07261
+KILLS, FAULTS, RATE, CHANCE = 40, 1000, 0.2, 1602_07261
 NUM_SHARDS, PER_SHARD = 8, 12
-OPTIONS = ("--weights", "seed:0", "--precision", "fp32", "--batch-size", 1)
-# What a run must outlive; and what ends it: its driver, or its head node's raylet or GCS.
+LASTS_S = 840  # at most
+OPTIONS = (*SEED, "--batch-size", 1, "--max-rejected", 1)
+# The processes whose death a run must outlive, and those whose death ends the run. The numbers say how likely each is chosen.
 WORKERS = {"Reader": 5, "LabelStage": 5, "Committer": 5, "worker": 2}
 HEAD = {"driver": 4, "raylet": 1, "gcs_server": 1}
 
 
 def small_photographs(photographs) -> list[bytes]:
-    found = []
-    for _, data in photographs:
-        file = io.BytesIO()
+    files = [io.BytesIO() for _ in photographs]
+    for file, (_, data) in zip(files, photographs, strict=True):
         Image.open(io.BytesIO(data)).convert("RGB").resize((320, 320)).save(file, "JPEG")
-        found.append(file.getvalue())
-    return found
+    return [file.getvalue() for file in files]
 
 
 class Reader(threading.Thread):
-    """An analyst who asks again and again; what is wrong is in `wrong`."""
+    """An analyst who asks again and again. Wrong answers are in `wrong`."""
 
     def __init__(self, port: int, bucket: str) -> None:
         super().__init__(daemon=True)
         import_extension("httpfs")
         self.connection = duckdb.connect()
-        self.connection.execute(f"LOAD httpfs; SET s3_endpoint='127.0.0.1:{port}'; SET s3_use_ssl=false; SET "
-                                f"s3_url_style='path'; SET s3_access_key_id='{KEY}'; SET s3_secret_access_key='{SECRET}'")
+        self.connection.execute(f"LOAD httpfs; SET s3_endpoint='127.0.0.1:{port}'; SET s3_use_ssl=false; "
+                                f"SET s3_url_style='path'; SET s3_access_key_id='{KEY}'; SET s3_secret_access_key='{SECRET}'")
         self.bucket, self.output = bucket, ""
         self.num_reads, self.most, self.wrong, self.ended = 0, 0, [], threading.Event()
 
@@ -70,22 +69,23 @@ class Reader(threading.Thread):
 
 
 def disturb(pid: int, rng: random.Random, kills: Counter[str], most: int, head: float) -> set[psutil.Process]:
-    """Kill workers of a run at random moments, and then perhaps (`head`: how likely) its head; all its processes seen."""
+    """Kill `most` workers of a run at random moments, and then its head with the probability `head`.
+
+    Returns all processes of the run that were seen.
+    """
     seen: set[psutil.Process] = set()
-    deadline = time.monotonic() + 30
-    while by_kind(pid).keys().isdisjoint(STAGES) and psutil.pid_exists(pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(rng.uniform(0, 6))
+    wait_until(lambda: has_ended(pid) or by_kind(pid).keys() & set(STAGES), "no stage has an actor", look_s=0.1)
+    time.sleep(rng.uniform(0, 3))  # this sleep and that below: the moments of the kills are random
     for turn in range(most + (rng.random() < head)):
         processes = by_kind(pid)
         seen.update(*processes.values())
         weights = WORKERS if turn < most else HEAD
         kinds = sorted(processes.keys() & weights.keys())
-        if not kinds or processes["driver"][0].status() == "zombie":
+        if not kinds or has_ended(pid):
             break
         kind = rng.choices(kinds, [weights[kind] for kind in kinds])[0]
         kills[kind] += kill([rng.choice(processes[kind])])
-        time.sleep(rng.uniform(0.3, 4))
+        time.sleep(rng.uniform(0.3, 2))
     return seen
 
 
@@ -99,30 +99,29 @@ def test_chaos(s3, photographs, tmp_path):
         members = [(f"{shard}-{n}.jpg", images[(shard * 5 + n) % len(images)]) for n in range(PER_SHARD - 1)]
         fs.pipe_file(f"photos/chaos/in/{shard}.tar", make_tar(*members, ("cut.jpg", images[0][:2000])))
     shards = "s3://photos/chaos/in"
-    calm = job("label", "--input", shards, "--output", "s3://photos/chaos/calm", *OPTIONS, "--max-rejected", 1, **environ)
+    calm = job("label", "--input", shards, "--output", "s3://photos/chaos/calm", *OPTIONS, **environ)
     assert calm.returncode == 0, calm.stdout + calm.stderr
     expected, labels = state(shards, "photos/chaos/calm", fs, environ, Counter())
-    proxy = FaultProxy(port, SEED)
+    proxy = FaultProxy(port, CHANCE)
     proxy.rate = RATE
     faulty = environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
                         "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # a driver without its GCS waits a minute, then dies
     reader = Reader(port, "photos")
     reader.output = "chaos/calm"
     reader.start()
-    rng, kills, num_runs, cycle = random.Random(SEED), Counter[str](), 0, 0
+    rng, kills, num_runs, cycle = random.Random(CHANCE), Counter[str](), 0, 0
     wrong: Counter[str] = Counter()
-    began = time.monotonic()
+    begun = time.monotonic()
     while kills.total() < KILLS or proxy.counts.total() < FAULTS:
-        assert time.monotonic() - began < 840, (kills, proxy.counts)
+        assert time.monotonic() - begun < LASTS_S, (kills, proxy.counts)
         output, log = f"chaos/{cycle}", tmp_path / f"{cycle}.log"
         reader.output = output
         for attempt in range(3):
-            run = start("--input", shards, "--output", f"s3://photos/{output}", *OPTIONS, "--max-rejected", 1, log=log,
-                        **faulty)
+            run = start_label("--input", shards, "--output", f"s3://photos/{output}", *OPTIONS, log=log, **faulty)
             num_runs += 1
             seen = disturb(run.pid, rng, kills, (4, 1, 0)[attempt], (0.7, 0.5, 0)[attempt])
             run.wait(timeout=200)
-            kill([process for process in seen if process.is_running()])  # of Ray, that have not noticed yet
+            kill([process for process in seen if process.is_running()])  # processes of Ray that have not noticed the end yet
             if run.returncode == 0:
                 break
         assert run.returncode == 0, log.read_text()[-5000:]
@@ -134,21 +133,19 @@ def test_chaos(s3, photographs, tmp_path):
         assert not fs.call_s3("list_multipart_uploads", Bucket="photos").get("Uploads")
         cycle += 1
         print(f"cycle {cycle}: {attempt + 1} runs; {kills.total()} kills, {proxy.counts.total()} faults so far, "
-              f"{time.monotonic() - began:.0f} s", flush=True)
+              f"{time.monotonic() - begun:.0f} s", flush=True)
     reader.ended.set()
     reader.join()
     proxy.close()
     assert not reader.wrong, reader.wrong[:5]
     assert reader.num_reads > 100 and reader.most == NUM_SHARDS
-    print(f"\nchaos: {kills.total()} kills {dict(kills)}, {proxy.counts.total()} storage faults {dict(proxy.counts)}, "
-          f"{num_runs} runs in {cycle} cycles, {reader.num_reads} reads by DuckDB; rows lost {wrong['missing']}, rows double {wrong['double']}")
-
-
+    print(f"\nchaos: {kills.total()} kills {dict(kills)}, {proxy.counts.total()} storage faults {dict(proxy.counts)}, {num_runs} runs "
+          f"in {cycle} cycles, {reader.num_reads} reads by DuckDB; rows lost {wrong['missing']}, rows double {wrong['double']}")
 
 
 def state(shards: str, output: str, fs, environ: dict[str, str], wrong: Counter[str],
           ) -> tuple[str, dict[tuple[str, int], int]]:
-    """The digest of a proven output, and its labels; what `verify` counts is added to `wrong`."""
+    """The digest of a proven output, and its labels. The counts of `verify` are added to `wrong`."""
     proof = job("verify", "--input", shards, "--output", f"s3://{output}", **environ)
     for name in ("missing", "double", "foreign"):
         wrong[name] += int(re.search(rf"([\d,]+) {name}", proof.stdout)[1])

@@ -19,12 +19,12 @@ from pipeline.actors.connect import NoCluster
 from pipeline.stop import Stop, Stopped
 from pipeline.store import lease, retry, storage
 from pipeline.store.lease import hold_lease
-from tests.support.jobs import ROOT, SEED, job
-from tests.support.processes import family, kill
+from tests.support.jobs import OWN_RAY, ROOT, SEED, job, start_label
+from tests.support.processes import family, is_pending, kill, wait_until, wait_until_dead
 from tests.support.s3 import free_ports
 from tests.support.tars import make_tar
 
-TRIES = 50
+TRIES = 20
 
 BUSY = """
 import hashlib, sys, threading, time
@@ -47,7 +47,9 @@ BODIES = {
 def begin(body: str) -> subprocess.Popen[str]:
     process = subprocess.Popen([sys.executable, "-c", BUSY.format(body=body)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    time.sleep(0.2)
+    state = psutil.Process(process.pid)
+    begun_s = state.cpu_times().user
+    wait_until(lambda: state.status() == psutil.STATUS_SLEEPING or state.cpu_times().user > begun_s + 0.1, "the body does not begin")
     return process
 
 
@@ -64,7 +66,7 @@ def test_who_cannot_look_is_ended_after_the_last_calls(body, number):
 def test_a_second_request_is_not_made_to_wait():
     process, begun = begin("time.sleep(60)"), time.monotonic()
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
+    wait_until(lambda: not is_pending(process.pid, signal.SIGTERM), "the process does not take the signal", 10)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 143 and time.monotonic() - begun < 0.9
@@ -74,9 +76,7 @@ def test_who_looks_ends_in_order():
     asked = Stop()
     with pytest.raises(Stopped, match="ended by SIGTERM") as caught, asked.listening():
         os.kill(os.getpid(), signal.SIGTERM)
-        while True:
-            asked.check()
-            time.sleep(0.01)
+        wait_until(asked.check, "the request is not seen", 10)
     assert caught.value.exit_code == 143 and not isinstance(caught.value, Exception)
     asked.over.set()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -142,7 +142,7 @@ def test_once_the_store_is_known_to_be_away_nothing_is_tried_again(monkeypatch):
 
 @pytest.mark.slow
 def test_the_job_starts_a_ray_of_its_own_where_one_has_gone(photographs, tmp_path):
-    """And where HOME cannot be written. Ray's default folder is not touched."""
+    """Also where HOME cannot be written. Ray's default folder is not touched."""
     (tmp_path / "in").mkdir()
     (tmp_path / "ray").mkdir()
     (tmp_path / "file").write_text("")
@@ -151,57 +151,61 @@ def test_the_job_starts_a_ray_of_its_own_where_one_has_gone(photographs, tmp_pat
     short = Path(f"/tmp/r{tmp_path.stat().st_ino}")  # Ray's sockets have long names
     short.symlink_to(tmp_path)
     try:
-        done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", *SEED, RAY_TMPDIR=str(short), HOME=str(tmp_path / "file/home"))
+        done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", "seed:0", **OWN_RAY,
+                   RAY_TMPDIR=str(short), HOME=str(tmp_path / "file/home"))
     finally:
         short.unlink()
     assert done.returncode == 0 and "1 labelled" in done.stdout, done.stdout + done.stderr
+    assert "mean nothing" in done.stdout  # the labels of untrained weights
     assert "name a cluster at 127.0.0.1:1, and nothing answers there" in done.stderr
 
 
 def state_of(output: Path) -> tuple[int, int, int, list[str]]:
     """Images in tables, in the ledger's committed shards, in the runs' rows; and the runs' statuses."""
     tables = sum(pq.read_metadata(path).num_rows for path in output.glob("labels/**/*.parquet"))
-    shards = [row for path in output.glob("shards/*.parquet") for row in pq.read_table(path).to_pylist() if row["status"] == "committed"]
+    shards = [row for path in output.glob("shards/*.parquet") for row in pq.read_table(path).to_pylist()]
     runs = [row for path in sorted(output.glob("runs/*.parquet")) for row in pq.read_table(path).to_pylist()]
-    return tables, sum(row["num_images"] for row in shards), sum(row["num_images"] for row in runs), [row["status"] for row in runs]
+    return (tables, sum(row["num_images"] for row in shards if row["status"] == "committed"),
+            sum(row["num_images"] for row in runs), [row["status"] for row in runs])
+
+
+def write_shards(folder: Path, number: int, photographs: list[tuple[str, bytes]]) -> None:
+    """Some shards of three copies of the small photographs."""
+    folder.mkdir()
+    small = [(name, data) for name, data in photographs if len(data) < 200_000]
+    content = make_tar(*((f"{copy}/{name}", data) for copy in range(3) for name, data in small))
+    for shard in range(number):
+        (folder / f"{shard:02}.tar").write_bytes(content)
 
 
 @pytest.mark.chaos
 def test_a_request_to_end_at_any_moment(photographs, tmp_path):
-    """Each try ends within 10 s, gives the lease back, and the next run's rows tell all that is there."""
-    (tmp_path / "in").mkdir()
-    small = [(name, data) for name, data in photographs if len(data) < 200_000]
-    for number in range(6):
-        (tmp_path / f"in/{number:02}.tar").write_bytes(make_tar(*((f"{copy}/{name}", data) for copy in range(3) for name, data in small)))
+    """Each try ends within 10 s and gives the lease back, and the next run's rows agree with the tables."""
+    write_shards(tmp_path / "in", 6, photographs)
     options = ("--input", tmp_path / "in", *SEED, "--batch-size", "4")
     begun = time.monotonic()
-    assert job("label", *options, "--output", tmp_path / "whole").returncode == 0
+    assert job("label", *options, "--output", tmp_path / "whole", **OWN_RAY).returncode == 0
     lasts_s, rng, output = time.monotonic() - begun, random.Random(7), tmp_path / "out"
-    begun_by_us: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     print(f"a whole run takes {lasts_s:.1f} s")
     for number in range(TRIES):
-        at_s = rng.uniform(1.0, lasts_s * 0.9)
-        with open(tmp_path / "log", "w") as log:
-            process = subprocess.Popen([sys.executable, ROOT / "jobs/label.py", *map(str, options), "--output", str(output)], cwd=ROOT, stdout=log,
-                                       stderr=log)
-            time.sleep(at_s)
-            begun_by_us += family(process.pid)
-            process.send_signal(rng.choice(stop.SIGNALS))
-            asked = time.monotonic()
-            code = process.wait(timeout=30)
-        took_s, said = time.monotonic() - asked, (tmp_path / "log").read_text()
+        at_s, log = rng.uniform(1.0, lasts_s * 0.9), tmp_path / f"log-{number}"
+        run = start_label(*options, "--output", output, log=log)
+        time.sleep(at_s)  # the moment is random
+        processes += family(run.pid)
+        run.send_signal(rng.choice(stop.SIGNALS))
+        asked = time.monotonic()
+        code = run.wait(timeout=30)
+        took_s, text = time.monotonic() - asked, log.read_text()
         tables, shards, runs, statuses = state_of(output)
-        print(f"{number:2} at {at_s:4.1f} s: exit {code} after {took_s:4.1f} s; {tables} images in tables, {shards} in shards, {runs} in runs; "
-              f"{statuses[-1:]}; {said.strip().splitlines()[-1][:70] if said.strip() else ''}")
-        assert took_s < 10 and code in (143, 130, 0, -15, -2) and "Traceback" not in said, said
+        print(f"{number:2} at {at_s:4.1f} s: exit {code} after {took_s:4.1f} s; {tables} images in tables, {shards} in shards, "
+              f"{runs} in runs; {statuses[-1:]}; {text.strip().splitlines()[-1][:70] if text.strip() else ''}")
+        assert took_s < 10 and code in (143, 130, 0, -15, -2) and "Traceback" not in text, text
         assert not (output / "lease.json").exists() or code in (-15, -2)
-        assert code == 0 or "in order" in said or tables == shards == runs
+        assert code == 0 or "in order" in text or tables == shards == runs
         if code == 0:
             output = tmp_path / f"out-{number}"
-    deadline = time.monotonic() + 90  # what Ray was just starting notices within a minute
-    while (left := [one.name() for one in begun_by_us if one.is_running() and one.status() != "zombie"]) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert not left, left
+    wait_until_dead(processes, 90)  # a process that Ray was just starting notices the end within a minute
     assert job("label", *options, "--output", output).returncode == 0
     assert job("verify", "--input", tmp_path / "in", "--output", output).returncode == 0
     assert lease.LEASE_S == 60
@@ -250,73 +254,74 @@ runpy.run_path("jobs/label.py", run_name="__main__")
 """
 
 
+PHASES = {"planning": signal.SIGTERM, "importing": signal.SIGINT, "connecting": signal.SIGTERM, "waiting for nodes": signal.SIGINT,
+          "starting actors": signal.SIGTERM, "labelling": signal.SIGINT, "committing": signal.SIGTERM, "reporting": signal.SIGINT}
+
+
 @pytest.mark.chaos
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("phase", ["planning", "importing", "connecting", "waiting for nodes", "starting actors", "labelling", "committing", "reporting"])
+@pytest.mark.parametrize(("phase", "number"), PHASES.items())
 def test_a_request_to_end_in_each_phase(phase, number, photographs, tmp_path):
-    """It ends within 10 s and in order: the lease is given back, ledger and runs tell what the tables hold, and the next run does what is left."""
-    (tmp_path / "in").mkdir()
-    small = [(name, data) for name, data in photographs if len(data) < 200_000]
-    for shard in range(3):
-        (tmp_path / f"in/{shard}.tar").write_bytes(make_tar(*((f"{copy}/{name}", data) for copy in range(3) for name, data in small)))
-    options = [*map(str, ("--input", tmp_path / "in", "--output", tmp_path / "out", *SEED, "--batch-size", "4"))]
-    environ = os.environ | ({"RAY_ADDRESS": "local"} if phase == "waiting for nodes" else {})
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-c", IN_PHASE, phase, str(tmp_path / "mark"), *options], cwd=ROOT, stdout=log, stderr=log, env=environ)
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "mark").exists():
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.01)
-        time.sleep(0.2)
-        begun = family(process.pid)
-        process.send_signal(number)
-        asked = time.monotonic()
-        code = process.wait(timeout=30)
-    took_s, said = time.monotonic() - asked, (tmp_path / "log").read_text()
+    """The run ends within 10 s and in order: no lease is left, ledger and runs agree with the tables.
+
+    Both signals have the same handler, so each phase is tried with one of the two signals.
+    """
+    write_shards(tmp_path / "in", 3, photographs)
+    mark, log = tmp_path / "mark", tmp_path / "log"
+    environ = {"RAY_ADDRESS": "local"} if phase == "waiting for nodes" else {}
+    run = start_label(phase, mark, "--input", tmp_path / "in", "--output", tmp_path / "out", *SEED, "--batch-size", "4", log=log,
+                      program=("-c", IN_PHASE), **environ)
+    wait_until(lambda: run.poll() is not None or mark.exists(), "the phase is not reached", look_s=0.01)
+    assert run.poll() is None, log.read_text()
+    time.sleep(0.2)  # the mark is set just before the phase begins
+    processes = family(run.pid)
+    run.send_signal(number)
+    asked = time.monotonic()
+    code = run.wait(timeout=30)
+    took_s, text = time.monotonic() - asked, log.read_text()
     tables, shards, runs, statuses = state_of(tmp_path / "out")
-    lease_there = (tmp_path / "out/lease.json").exists()
-    print(f"| {phase} | {signal.Signals(number).name} | {took_s:.1f} s | {code} | {tables} images in tables, {shards} in shards, {runs} in runs {statuses} | "
-          f"lease {'left' if lease_there else 'given back'} |")
-    assert took_s < 10 and code in (128 + number, 0) and "Traceback" not in said, said
-    assert not lease_there and tables == shards == runs and "running" not in statuses
+    has_lease = (tmp_path / "out/lease.json").exists()
+    print(f"| {phase} | {signal.Signals(number).name} | {took_s:.1f} s | {code} | {tables} images in tables, {shards} in shards, "
+          f"{runs} in runs {statuses} | lease {'left' if has_lease else 'given back'} |")
+    assert took_s < 10 and code in (128 + number, 0) and "Traceback" not in text, text
+    assert not has_lease and tables == shards == runs and "running" not in statuses
     if phase in ("planning", "importing", "connecting", "waiting for nodes"):
         assert not statuses and not list((tmp_path / "out").glob("runs/*")), "a run that has not begun leaves nothing"
-    deadline = time.monotonic() + 60  # what Ray was just starting notices within a minute
-    while (left := [one.name() for one in begun if one.is_running() and one.status() != "zombie"]) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert not left, left
+    wait_until_dead(processes, 60)  # a process that Ray was just starting notices the end within a minute
 
 
 @pytest.mark.chaos
 @pytest.mark.s3
 @pytest.mark.parametrize("kind", ["reset", "refused"])
 def test_a_store_that_goes_away_in_the_middle_ends_the_run_with_its_summary(s3, proxy, photographs, tmp_path, kind):
-    """The endpoint answers no more, or refuses all that is asked: credentials have expired."""
+    """The endpoint resets every connection, or refuses every request since the credentials have expired."""
     environ, fs = s3
     small = [(name, data) for name, data in photographs if len(data) < 200_000]
+    content = make_tar(*((f"{copy}/{name}", data) for copy in range(4) for name, data in small))
     for number in range(20):
-        fs.pipe_file(f"photos/away/in/{number:02}.tar", make_tar(*((f"{copy}/{name}", data) for copy in range(4) for name, data in small)))
-    command = ("import pipeline.run.attempts, runpy, sys; pipeline.run.attempts.AWAY_S = 15; sys.argv[0] = 'jobs/label.py'; "
+        fs.pipe_file(f"photos/away/in/{number:02}.tar", content)
+    program = ("import pipeline.run.attempts, runpy, sys; pipeline.run.attempts.AWAY_S = 15; sys.argv[0] = 'jobs/label.py'; "
                "runpy.run_path('jobs/label.py', run_name='__main__')")
+    log = tmp_path / "log"
+    run = start_label("--input", "s3://photos/away/in", "--output", "s3://photos/away/out", *SEED, "--batch-size", "4", log=log,
+                      program=("-c", program), **environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"})
+
+    def has_table() -> bool:
+        fs.invalidate_cache()
+        return any("/labels/" in path for path in fs.find("photos/away/out"))
+
     try:
-        with open(tmp_path / "log", "w") as log:
-            process = subprocess.Popen([sys.executable, "-c", command, "--input", "s3://photos/away/in", "--output", "s3://photos/away/out", *SEED,
-                                        "--batch-size", "4"], cwd=ROOT, stdout=log, stderr=log,
-                                       env=os.environ | environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"})
-            deadline = time.monotonic() + 120
-            while not [path for path in fs.find("photos/away/out") if "/labels/" in path] and time.monotonic() < deadline:
-                fs.invalidate_cache()
-                time.sleep(0.5)
-            proxy.rate, proxy.kinds = 1.0, (kind,)
-            began = time.monotonic()
-            code = process.wait(timeout=300)
-        said = (tmp_path / "log").read_text()
-        print(f"{kind}: exit {code} {time.monotonic() - began:.0f} s after the store went away\n{said[-1500:]}")
-        assert code == 1 and "Traceback" not in said and "shards    " in said
-        assert "the record of this run could not be written" in said
+        wait_until(lambda: run.poll() is not None or has_table(), "no shard is committed", look_s=0.5)
+        assert run.poll() is None, log.read_text()
+        proxy.rate, proxy.kinds = 1.0, (kind,)
+        begun = time.monotonic()
+        code = run.wait(timeout=300)
+        text = log.read_text()
+        print(f"{kind}: exit {code} {time.monotonic() - begun:.0f} s after the store went away\n{text[-1500:]}")
+        assert code == 1 and "Traceback" not in text and "shards    " in text
+        assert "the record of this run could not be written" in text
         if kind == "refused":
-            assert "The provided token has expired" in said
+            assert "The provided token has expired" in text
     finally:
-        kill(family(process.pid))
+        kill(family(run.pid))
         proxy.rate = 0.0
         fs.rm("photos/away", recursive=True)

@@ -1,6 +1,5 @@
 """Processes die in the middle of a run: the run completes, or says which shard it could not label."""
 
-import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.jobs import OWN_RAY, SEED, digest, job, labels, start_label
-from tests.support.processes import STAGES, by_kind, kill, wait_until
+from tests.support.processes import STAGES, by_kind, is_pending, kill, wait_until
 from tests.support.tars import make_tar
 
 # Every Python process of a run loads this module. The SHA-256 of bytes that end with POISON kills the process, as a decoder may.
@@ -33,12 +32,6 @@ def wait_for_pieces(output: Path, run: subprocess.Popen[bytes], log: Path) -> No
     """Wait until the run has staged a piece of a table. Raises AssertionError if the run ends before."""
     wait_until(lambda: run.poll() is not None or list(output.glob("_staging/**/*.parquet")), "no piece is staged")
     assert run.poll() is None, log.read_text()
-
-
-def is_pending(pid: int, number: int) -> bool:
-    """Whether a signal waits for a process to take it."""
-    mask, = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The GPU pools of the clusters that people have, rehearsed on raylets with declared GPUs: see `rehearsal.py`."""
+"""The GPU pools of common clusters, rehearsed on raylets with declared GPUs: see `support/rehearsal.py`."""
 
 import io
 import json
@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.model import weights
-from tests.support.jobs import ROOT, job
+from tests.support.jobs import ROOT, job, make_weights
 from tests.support.tars import make_tar
 
 PER_SHARD, SHARDS = 90, 60
@@ -40,28 +39,20 @@ def shards(tmp_path_factory, photographs) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory) -> Path:
-    import safetensors.torch
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    safetensors.torch.save_file(weights.load(weights.identify("seed:0")), path)
-    return path
-
-
 @pytest.mark.cluster
 @pytest.mark.rehearsal
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_every_gpu_of_a_cluster_labels(name, shards, weights_file, tmp_path):
+def test_every_gpu_of_a_cluster_labels(name, shards, tmp_path):
     (tmp_path / "in").symlink_to(shards)
-    done = subprocess.run([sys.executable, "-m", "tests.support.rehearsal", tmp_path, weights_file, *CLUSTERS[name]], cwd=ROOT, timeout=500,
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "tests.support.rehearsal", tmp_path, make_weights(), *CLUSTERS[name]], cwd=ROOT,
+                          timeout=500, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name:32} {json.dumps(told)}")
-    assert (told["images"], told["committed"], told["failed"], told["exit"]) == (PER_SHARD * SHARDS, SHARDS, 0, 0)
-    assert told["gpus_that_labelled"] == told["gpus"] and told["fill"] >= 0.93
-    assert told["busy_least"] >= 0.6
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name:32} {json.dumps(result)}")
+    assert (result["images"], result["committed"], result["failed"], result["exit"]) == (PER_SHARD * SHARDS, SHARDS, 0, 0)
+    assert result["gpus_that_labelled"] == result["gpus"] and result["fill"] >= 0.93
+    assert result["busy_least"] >= 0.6
     proof = job("verify", "--input", shards, "--output", tmp_path / "out")
     assert proof.returncode == 0 and "0 missing, 0 double, 0 foreign" in proof.stdout, proof.stdout + proof.stderr
     if name not in ("cluster/rayjob.yaml", "cluster/raycluster.yaml", "CPU nodes beside GPU nodes"):
-        assert told["stayed"] >= 0.9  # elsewhere nodes without a GPU decode for those that have one
+        assert result["stayed"] >= 0.9  # in these three, nodes without a GPU decode for nodes with one
