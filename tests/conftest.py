@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 from filelock import FileLock
 
 from pipeline.store import retry
@@ -41,7 +42,7 @@ def photographs() -> list[tuple[str, bytes]]:
 
 
 def make_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that all workers of a parallel session share: the first that needs the folder makes it, the others wait."""
+    """A folder that all workers of a parallel session share. The first that needs it makes it, the others wait."""
     is_parallel = "PYTEST_XDIST_WORKER" in os.environ
     root = folders.getbasetemp().parent if is_parallel else folders.getbasetemp()
     with FileLock(root / f"{name}.lock"):
@@ -72,7 +73,8 @@ def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4, **OWN_RAY)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "5 labelled, 0 skipped (done before), 0 failed" in done.stdout
-        assert ".cc:" not in done.stdout + done.stderr  # a line of Ray's C++ part, such as that about constructor arguments
+        # No line of Ray's C++ part, such as that about constructor arguments.
+        assert ".cc:" not in done.stdout + done.stderr
 
     return make_once(tmp_path_factory, "undisturbed", make)
 
@@ -115,14 +117,14 @@ def _answers(fs) -> bool:
         fs.pipe_file("photos/probe", b"1")
         is_back = fs.cat_file("photos/probe") == b"1"
         fs.rm("photos/probe")
-    except Exception:  # noqa: BLE001  # the server is still starting
+    except (OSError, BotoCoreError, ClientError):  # the server is still starting
         return False
     return is_back
 
 
 @pytest.fixture
 def proxy(s3, monkeypatch):
-    """A fault proxy before the server. This process uses the proxy until the test ends. The bucket's `faults/` is empty."""
+    """A fault proxy before the server, which this process uses until the test ends. The bucket's `faults/` is empty."""
     environ, fs = s3
     proxy = FaultProxy(int(environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]))
     for name, value in (environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}).items():

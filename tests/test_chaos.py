@@ -1,7 +1,7 @@
 """Whole runs over a real S3 server while processes are killed and requests fail: no row is lost, and none is double.
 
-A cycle begins with a disturbed run on a fresh output. Further runs follow until one ends with 0, two at most. All of these
-runs meet storage faults. A reader polls the tables with DuckDB all the time, as an analyst would.
+A cycle begins with a disturbed run on a fresh output. Further runs follow until one ends with 0, two at most. All of
+these runs meet storage faults. A reader polls the tables with DuckDB all the time, as an analyst would.
 """
 
 import io
@@ -28,7 +28,7 @@ KILLS, FAULTS, RATE, CHANCE = 40, 1000, 0.2, 1602_07261
 NUM_SHARDS, PER_SHARD = 8, 12
 LASTS_S = 840  # at most
 OPTIONS = (*SEED, "--batch-size", 1, "--max-rejected", 1)
-# The processes whose death a run must outlive, and those whose death ends the run. The numbers say how likely each is chosen.
+# The processes whose death a run must outlive, and those whose death ends the run; how likely each is chosen.
 WORKERS = {"Reader": 5, "LabelStage": 5, "Committer": 5, "worker": 2}
 HEAD = {"driver": 4, "raylet": 1, "gcs_server": 1}
 
@@ -48,7 +48,8 @@ class Reader(threading.Thread):
         import_extension("httpfs")
         self.connection = duckdb.connect()
         self.connection.execute(f"LOAD httpfs; SET s3_endpoint='127.0.0.1:{port}'; SET s3_use_ssl=false; "
-                                f"SET s3_url_style='path'; SET s3_access_key_id='{KEY}'; SET s3_secret_access_key='{SECRET}'")
+                                f"SET s3_url_style='path'; SET s3_access_key_id='{KEY}'; "
+                                f"SET s3_secret_access_key='{SECRET}'")
         self.bucket, self.output = bucket, ""
         self.num_reads, self.most, self.wrong, self.ended = 0, 0, [], threading.Event()
 
@@ -105,7 +106,8 @@ def test_chaos(s3, photographs, tmp_path):
     proxy = FaultProxy(port, CHANCE)
     proxy.rate = RATE
     faulty = environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
-                        "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # a driver without its GCS waits a minute, then dies
+                        # A driver without its GCS would wait a minute before it ends.
+                        "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
     reader = Reader(port, "photos")
     reader.output = "chaos/calm"
     reader.start()
@@ -121,7 +123,8 @@ def test_chaos(s3, photographs, tmp_path):
             num_runs += 1
             seen = disturb(run.pid, rng, kills, (4, 1, 0)[attempt], (0.7, 0.5, 0)[attempt])
             run.wait(timeout=200)
-            kill([process for process in seen if process.is_running()])  # processes of Ray that have not noticed the end yet
+            # Some processes of Ray have not noticed the end yet.
+            kill([process for process in seen if process.is_running()])
             if run.returncode == 0:
                 break
         assert run.returncode == 0, log.read_text()[-5000:]
@@ -139,8 +142,9 @@ def test_chaos(s3, photographs, tmp_path):
     proxy.close()
     assert not reader.wrong, reader.wrong[:5]
     assert reader.num_reads > 100 and reader.most == NUM_SHARDS
-    print(f"\nchaos: {kills.total()} kills {dict(kills)}, {proxy.counts.total()} storage faults {dict(proxy.counts)}, {num_runs} runs "
-          f"in {cycle} cycles, {reader.num_reads} reads by DuckDB; rows lost {wrong['missing']}, rows double {wrong['double']}")
+    print(f"\nchaos: {kills.total()} kills {dict(kills)}, {proxy.counts.total()} storage faults {dict(proxy.counts)}, "
+          f"{num_runs} runs in {cycle} cycles, {reader.num_reads} reads by DuckDB; rows lost {wrong['missing']}, "
+          f"rows double {wrong['double']}")
 
 
 def state(shards: str, output: str, fs, environ: dict[str, str], wrong: Counter[str],

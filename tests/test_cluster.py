@@ -1,4 +1,4 @@
-"""cluster/ says what its tools understand: schemas, hadolint and parliament, without a cluster. Each catches a planted typo."""
+"""The files in cluster/ pass their schemas, hadolint and parliament. Each of these tools finds a planted typo."""
 
 import copy
 import fnmatch
@@ -116,7 +116,8 @@ def told_by_ray(_name: str, source: str) -> list[str]:
     config = yaml.safe_load(source)
     found = [error.message for error in jsonschema.Draft7Validator(schema).iter_errors(config)]
     for node in config.get("available_node_types", {}).values():
-        report = ParamValidator().validate(node.get("node_config", {}) | {"MinCount": 1, "MaxCount": 1}, run_instances())
+        report = ParamValidator().validate(node.get("node_config", {}) | {"MinCount": 1, "MaxCount": 1},
+                                           run_instances())
         found += [report.generate_report()] if report.has_errors() else []
     return found
 
@@ -138,13 +139,15 @@ def told_by_parliament(name: str, source: str) -> list[str]:
     if name == "trust-policy":
         for statement in document["Statement"]:
             statement["Resource"] = "*"
-    found = [f"{finding.issue} {finding.detail}" for finding in parliament.analyze_policy_string(json.dumps(document)).findings]
+    findings = parliament.analyze_policy_string(json.dumps(document)).findings
+    found = [f"{finding.issue} {finding.detail}" for finding in findings]
     return [line for line in found if name != "trust-policy" or not re.match(OF_A_TRUST_POLICY, line)]
 
 
 FILES = {**{name: (told_by_kuberay, text(name)) for name in RAY_KINDS},
          **{name: (told_by_kubernetes, text(name)) for name in CORE},
-         LAUNCHER: (told_by_ray, text(LAUNCHER)), "Dockerfile": (told_by_hadolint, (CLUSTER / "Dockerfile").read_text()),
+         LAUNCHER: (told_by_ray, text(LAUNCHER)),
+         "Dockerfile": (told_by_hadolint, (CLUSTER / "Dockerfile").read_text()),
          **{name: (told_by_parliament, (CLUSTER / "iam" / f"{name}.json").read_text()) for name in POLICIES}}
 TYPOS = [
     *((name, "containers:", "contaners:") for name in RAY_KINDS),
@@ -189,7 +192,8 @@ def test_planted_typo_is_caught(name, right, wrong):
 
 
 def test_every_file_is_looked_at():
-    others = {"README.md", "SCALE.md", "alerts.yml", "alerts_test.yml", "dashboard"}  # the last three: test_monitoring.py
+    # test_monitoring.py checks the last three.
+    others = {"README.md", "SCALE.md", "alerts.yml", "alerts_test.yml", "dashboard"}
     assert {path.stem if path.suffix in (".yaml", ".json") else path.name
             for path in CLUSTER.rglob("*") if path.is_file()} - others == set(FILES)
     assert set(FILES) == {name for name, *_ in TYPOS}
@@ -215,7 +219,8 @@ def test_nights_have_one_id_and_one_cluster():
     assert '--submission-id "night-$(date -u +%Y-%m-%d)"' in command
     hour = int(cron["spec"]["schedule"].split()[1])
     assert cron["spec"]["timeZone"] == "Etc/UTC"
-    assert hour * 3600 + cron["spec"]["startingDeadlineSeconds"] < 86400  # caught up late, the date is still that night's
+    # The latest start that Kubernetes catches up is still on the date of that night.
+    assert hour * 3600 + cron["spec"]["startingDeadlineSeconds"] < 86400
     assert MANIFESTS["raycronjob"][0]["spec"]["jobTemplate"] == MANIFESTS["rayjob"][0]["spec"]
 
 
@@ -291,7 +296,7 @@ def test_job_cannot_delete_its_input():
             ("s3:DeleteObject", f"{tables}/lease.json", True)):
         assert allows(statements, action, resource) == allowed, (action, resource)
     # The Deny stands by itself: with all else allowed, it still holds.
-    wide = copy.deepcopy(statements) + [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]
+    wide = [*copy.deepcopy(statements), {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]
     assert not allows(wide, "s3:DeleteObject", "arn:aws:s3:::example-photos/shards/a.tar")
 
 
@@ -299,6 +304,7 @@ def test_image_is_of_files_that_docker_is_given():
     dockerfile = (CLUSTER / "Dockerfile").read_text()
     copied = {source for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE) for source in line.split()}
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    mounted = {source for source in yaml.safe_load(text(LAUNCHER))["file_mounts"].values() if not source.startswith("~")}
+    mounted = {source for source in yaml.safe_load(text(LAUNCHER))["file_mounts"].values()
+               if not source.startswith("~")}
     assert copied == kept == mounted == {name for name in kept if (ROOT / name).exists()}
     assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE)[-1] == "1000:1000"

@@ -63,7 +63,8 @@ def test_rejected_failed_changed_and_new(shards, photographs, tmp_path):
     folder.mkdir()
     for name in ("a.tar", "e.tar"):
         shutil.copy(shards / name, folder)
-    (folder / "bad.tar").write_bytes(make_tar(*photographs, ("cut.jpg", dict(photographs)["china.jpg"][:5000]), ("no.png", b"hello")))
+    (folder / "bad.tar").write_bytes(make_tar(*photographs, ("cut.jpg", dict(photographs)["china.jpg"][:5000]),
+                                              ("no.png", b"hello")))
     (folder / "cut.tar").write_bytes((folder / "e.tar").read_bytes()[:200_000])
     options = ("--input", folder, "--output", output, *SEED, "--batch-size", 4)
     assert "would label 4 shards" in job("label", *options, "--dry-run").stdout and not output.exists()
@@ -100,7 +101,8 @@ def test_killed_at_any_moment_the_next_run_completes(shards, undisturbed, tmp_pa
     killed, after = pq.read_table(output / "runs", partitioning=None).sort_by("run_id").to_pylist()
     assert (killed["status"], after["status"]) == ("killed", "done") and killed["seconds"] is None
     assert killed["num_committed"] + after["num_committed"] == 5 and killed["num_images"] + after["num_images"] == 45
-    rows = pq.read_table(output / "shards", partitioning=None).to_pylist()  # the next run adds the rows of the killed one
+    # The next run adds the rows of the killed run.
+    rows = pq.read_table(output / "shards", partitioning=None).to_pylist()
     assert sorted(row["shard"] for row in rows if row["status"] == "committed") == [
         "a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar"]
     assert {row["run_id"] for row in rows} == {killed["run_id"], after["run_id"]}
@@ -128,10 +130,12 @@ def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
         address = f"http://{HEAD}:{cluster.dashboard}"
 
         def ray_job(verb: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(["ray", "job", verb, "--address", address, *options], env=os.environ | cluster.environ | environ,
+            return subprocess.run(["ray", "job", verb, "--address", address, *options],
+                                  env=os.environ | cluster.environ | environ,
                                   cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
-        submit = ("--working-dir", ".", "--submission-id", "night-2026-11-24", "--", "jobs/label.py", "--input", str(shards),
+        submit = ("--working-dir", ".", "--submission-id", "night-2026-11-24", "--", "jobs/label.py", "--input",
+                  str(shards),
                   "--output", str(output), *SEED, "--batch-size", "4")
         wait_until(lambda: ray_job("list").returncode == 0, "the head takes no jobs", look_s=1)
         stranger = ray_job("submit", *submit, RAY_AUTH_TOKEN="f" * 64)

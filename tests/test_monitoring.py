@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard ask for series that there are, in PromQL that parses, and the rules fire when they should."""
+"""Alert rules and dashboard ask for existing series, in PromQL that parses, and the rules fire when they should."""
 
 import json
 import re
@@ -53,19 +53,22 @@ def test_all_of_ours_are_shown():
 
 
 def test_typos_are_caught():
-    assert unknown("rate(ray_label_image_total[2m]) + ray_data_outputs_bytes") == {"ray_label_image_total", "ray_data_outputs_bytes"}
-    with pytest.raises(ValueError, match="."):
+    assert unknown("rate(ray_label_image_total[2m]) + ray_data_outputs_bytes") == {
+        "ray_label_image_total", "ray_data_outputs_bytes"}
+    with pytest.raises(ValueError, match=r"."):
         unknown("sum by (run_id (ray_label_images_total)")
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool is installed")
 def test_rules_fire_when_they_should(tmp_path):
-    done = subprocess.run([str(PROMTOOL), "test", "rules", FOLDER / "alerts_test.yml"], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(PROMTOOL), "test", "rules", FOLDER / "alerts_test.yml"], capture_output=True, text=True,
+                          check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("alerts.yml", "alerts_test.yml"):
         text = (FOLDER / name).read_text(encoding="utf-8").replace("> 20 * 60", "> 40 * 60")
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert subprocess.run([str(PROMTOOL), "test", "rules", tmp_path / "alerts_test.yml"], capture_output=True, check=False).returncode
+    assert subprocess.run([str(PROMTOOL), "test", "rules", tmp_path / "alerts_test.yml"], capture_output=True,
+                          check=False).returncode
 
 
 def test_the_dashboard_is_whole():

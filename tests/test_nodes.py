@@ -31,14 +31,17 @@ def test_a_node_joins_and_another_is_killed(photographs, tmp_path):
 
     with Cluster("--num-cpus=0", "--include-dashboard=false") as cluster:
         first = cluster.add("--num-cpus=2")
-        run = start_label("--input", tmp_path / "in", "--output", tmp_path / "out", *SEED, "--batch-size", 8, log=log, **cluster.driver)
+        run = start_label("--input", tmp_path / "in", "--output", tmp_path / "out", *SEED, "--batch-size", 8, log=log,
+                          **cluster.driver)
         wait_until(lambda: run.poll() is not None or num_committed() >= 1, "no shard is committed")
         assert run.poll() is None, log.read_text()
         assert stages_of(first) == set(STAGES) and not stages_of(cluster.nodes[0])
         second = cluster.add("--num-cpus=2")
-        wait_until(lambda: run.poll() is not None or "LabelStage" in stages_of(second), "no labeller comes to the node that joined")
+        wait_until(lambda: run.poll() is not None or "LabelStage" in stages_of(second),
+                   "no labeller comes to the node that joined")
         assert run.poll() is None, log.read_text()
-        raylets = [process for process in psutil.Process(first.pid).children(recursive=True) if "raylet" in process.name()]
+        raylets = [process for process in psutil.Process(first.pid).children(recursive=True)
+                   if "raylet" in process.name()]
         assert kill(raylets)
         print(f"{num_committed()} of 30 shards were committed when the first node was killed")
         assert run.wait(300) == 0, log.read_text()

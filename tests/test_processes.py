@@ -15,7 +15,8 @@ from tests.support.jobs import OWN_RAY, SEED, digest, job, labels, start_label
 from tests.support.processes import STAGES, by_kind, is_pending, kill, wait_until
 from tests.support.tars import make_tar
 
-# Every Python process of a run loads this module. The SHA-256 of bytes that end with POISON kills the process, as a decoder may.
+# Every Python process of a run loads this module. The SHA-256 of bytes that end with POISON kills the process, as a
+# decoder may.
 POISON = b"poison"
 SITE = """
 import ctypes, hashlib
@@ -74,7 +75,8 @@ def test_a_run_that_is_told_to_end_leaves_order(shards, tmp_path, number):
     wait_for_pieces(output, run, log)
     run.send_signal(number)
     wait_until(lambda: not is_pending(run.pid, number), "the run does not take the signal", 30)
-    run.send_signal(signal.SIGSTOP)  # as if a slow store held up the ledger: Ray's handler would abort the run after 3 s
+    # The run stops, as if a slow store held up the ledger. Ray's handler of signals would abort the run after 3 s.
+    run.send_signal(signal.SIGSTOP)
     time.sleep(3.5)
     run.send_signal(signal.SIGCONT)
     assert run.wait(30) == 128 + number, log.read_text()
@@ -94,7 +96,8 @@ def test_two_runs_at_once(shards, undisturbed, tmp_path):
     second = job("label", *options, **OWN_RAY)
     assert second.returncode == 4 and "is being written by run" in second.stderr and second.stderr.count("\n") == 1
     third = job("label", *options, "--no-lease", **OWN_RAY)
-    assert first.wait(300) == 0 and third.returncode == 0, third.stdout + third.stderr + (tmp_path / "first").read_text()
+    assert first.wait(300) == 0, (tmp_path / "first").read_text()
+    assert third.returncode == 0, third.stdout + third.stderr
     assert digest(shards, output) == digest(shards, undisturbed) and labels(output) == labels(undisturbed)
     assert not list(output.glob("_staging/**/*.parquet")) and not (output / "lease.json").exists()
     job("label", *options)
@@ -107,10 +110,12 @@ def test_a_second_node_is_lost(shards, undisturbed, tmp_path):
     output, log = tmp_path / "out", tmp_path / "log"
     with Cluster("--num-cpus=2", "--include-dashboard=false") as cluster:
         second = cluster.add("--num-cpus=2")
-        run = start_label("--input", shards, "--output", output, *SEED, "--batch-size", 4, "--decoders", 2, "--labellers", 2,
+        run = start_label("--input", shards, "--output", output, *SEED, "--batch-size", 4, "--decoders", 2,
+                          "--labellers", 2,
                           log=log, **cluster.driver)
         wait_for_pieces(output, run, log)
-        raylets = [process for process in psutil.Process(second.pid).children(recursive=True) if "raylet" in process.name()]
+        raylets = [process for process in psutil.Process(second.pid).children(recursive=True)
+                   if "raylet" in process.name()]
         assert kill(raylets) and run.wait(300) == 0, log.read_text()
     assert "2 nodes" in log.read_text()
     assert "--input and --output: a path of this machine, which all 2 nodes must share" in log.read_text()

@@ -33,7 +33,8 @@ def shards(tmp_path_factory, photographs) -> Path:
             file = io.BytesIO()
             image.convert("RGB").resize((320, 320)).save(file, "JPEG", quality=60)
             small.append((Path(name).stem, file.getvalue()))
-    content = make_tar(*((f"{at}-{small[at % len(small)][0]}.jpg", small[at % len(small)][1]) for at in range(PER_SHARD)))
+    content = make_tar(*((f"{at}-{small[at % len(small)][0]}.jpg", small[at % len(small)][1])
+                         for at in range(PER_SHARD)))
     for number in range(SHARDS):
         (folder / f"photos-{number:05}.tar").write_bytes(content)
     return folder
@@ -44,12 +45,14 @@ def shards(tmp_path_factory, photographs) -> Path:
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_every_gpu_of_a_cluster_labels(name, shards, tmp_path):
     (tmp_path / "in").symlink_to(shards)
-    done = subprocess.run([sys.executable, "-m", "tests.support.rehearsal", tmp_path, make_weights(), *CLUSTERS[name]], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "tests.support.rehearsal", tmp_path, make_weights(), *CLUSTERS[name]],
+                          cwd=ROOT,
                           timeout=500, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     print(f"{name:32} {json.dumps(result)}")
-    assert (result["images"], result["committed"], result["failed"], result["exit"]) == (PER_SHARD * SHARDS, SHARDS, 0, 0)
+    assert (result["images"], result["committed"], result["failed"], result["exit"]) == (
+        PER_SHARD * SHARDS, SHARDS, 0, 0)
     assert result["gpus_that_labelled"] == result["gpus"] and result["fill"] >= 0.93
     assert result["busy_least"] >= 0.6
     proof = job("verify", "--input", shards, "--output", tmp_path / "out")

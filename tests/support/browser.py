@@ -81,8 +81,10 @@ async def _see(endpoint: str, page: Path, expressions: tuple[str, ...], width: i
         session = {"sessionId": (await ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]}
         for domain in ("Page", "Runtime", "Log", "Network"):
             await ask(f"{domain}.enable")
-        await ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        await ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        await ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                  mobile=width < 600)
+        await ask("Emulation.setEmulatedMedia",
+                  features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         await ask("Page.navigate", url=page.as_uri())
         while not loaded:
             await receive()
@@ -90,5 +92,6 @@ async def _see(endpoint: str, page: Path, expressions: tuple[str, ...], width: i
         seen.picture = base64.b64decode((await ask("Page.captureScreenshot", captureBeyondViewport=True))["data"])
         await value((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
         violations = await value("axe.run().then(result => result.violations)")
-        seen.violations = [f"{one['id']}: {one['help']}: {node['html'][:200]}" for one in violations for node in one["nodes"]]
+        seen.violations = [f"{one['id']}: {one['help']}: {node['html'][:200]}" for one in violations
+                           for node in one["nodes"]]
     return seen

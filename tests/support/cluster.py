@@ -38,7 +38,8 @@ class Cluster:
 
     def _start(self, ip: str, *options: str) -> subprocess.Popen[bytes]:
         """Start a node and wait until it runs. Raises AssertionError with its log where it does not."""
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", f"--node-ip-address={ip}", "--disable-usage-stats",
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", f"--node-ip-address={ip}",
+                   "--disable-usage-stats",
                    f"--dashboard-agent-listen-port={free_ports(1)[0]}", *options]
         environ = {name: value for name, value in (os.environ | self.environ).items() if name != "RAY_ADDRESS"}
         path = self.folder / f"{ip}.log"

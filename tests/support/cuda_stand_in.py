@@ -278,8 +278,10 @@ def install(monkeypatch: pytest.MonkeyPatch, late: bool = True) -> StandIn:
     patch(torch.Tensor, "cpu", cpu)
 
     for name, value in {
-            "is_available": lambda: True, "mem_get_info": lambda *_: (2**36, 2**36), "get_device_name": lambda *_: "stand-in",
-            "get_device_capability": lambda *_: (9, 0), "is_bf16_supported": lambda **_: True, "empty_cache": lambda: None,
+            "is_available": lambda: True, "mem_get_info": lambda *_: (2**36, 2**36),
+            "get_device_name": lambda *_: "stand-in",
+            "get_device_capability": lambda *_: (9, 0), "is_bf16_supported": lambda **_: True,
+            "empty_cache": lambda: None,
             "get_device_properties": lambda *_: SimpleNamespace(multi_processor_count=132),
             "current_stream": device.current, "synchronize": device.synchronize, "graph_pool_handle": object,
             "Stream": lambda: Stream(device), "Event": lambda blocking=False: Event(device, blocking),

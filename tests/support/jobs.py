@@ -13,7 +13,8 @@ from tests.support.cluster import shared_cluster
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / ".pytest_cache" / f"seed-0-{weights.identify('seed:0').digest[:8]}.safetensors"
-SEED = ("--weights", WEIGHTS, "--precision", "fp32")  # the weights of seed:0, from a file: the seed itself costs each process seconds
+# The weights of seed:0 in a file. The seed itself costs each process several seconds of computing.
+SEED = ("--weights", WEIGHTS, "--precision", "fp32")
 OWN_RAY = {"RAY_ADDRESS": ""}  # the variable of a job that starts a Ray of its own
 
 
@@ -32,8 +33,8 @@ def make_weights() -> Path:
 def job(name: str, *options: object, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run `jobs/<name>.py` as a user would.
 
-    A labelling job joins the Ray that the tests of a session share. A job with variables of its own (`environ`) starts a
-    Ray of its own, since the workers of the shared one do not have these variables.
+    A labelling job joins the Ray that the tests of a session share. A job with variables of its own (`environ`) starts
+    a Ray of its own, since the workers of the shared Ray do not have these variables.
     """
     if WEIGHTS in options:
         make_weights()
@@ -51,7 +52,8 @@ def start_label(*options: object, log: Path, program: tuple[object, ...] = (ROOT
     """
     make_weights()
     with log.open("ab") as out:
-        return subprocess.Popen([sys.executable, *map(str, program), *map(str, options)], cwd=cwd, stdout=out, stderr=out,
+        return subprocess.Popen([sys.executable, *map(str, program), *map(str, options)], cwd=cwd, stdout=out,
+                                stderr=out,
                                 env=os.environ | environ)
 
 

@@ -13,7 +13,7 @@ ACTOR = re.compile(rf"MapBatches\(({'|'.join(STAGES)})\)")
 
 
 def kind_of(process: psutil.Process) -> str:
-    """`Reader`, `LabelStage` or `Committer`; `worker`, another actor of Ray; `raylet`, `gcs_server`; `other`; `gone`."""
+    """`Reader`, `LabelStage`, `Committer`; `worker` (another actor of Ray); `raylet`, `gcs_server`; `other`; `gone`."""
     try:
         command, name = " ".join(process.cmdline()), process.name()
     except psutil.Error:

@@ -1,7 +1,7 @@
 """A whole run of the job on raylets with declared GPUs on this machine. A program that prints one line of JSON.
 
-Ray takes `num_gpus` on trust. So placement, back pressure and the driver are real. Only the labeller is not: it sleeps for
-a set time a batch instead of computing. Like a GPU, it keeps no processor busy.
+Ray takes `num_gpus` on trust. So placement, back pressure and the driver are real. Only the labeller is not: it sleeps
+for a set time a batch instead of computing. Like a GPU, it keeps no processor busy.
 
     python -m tests.support.rehearsal FOLDER WEIGHTS 4x1 4x1 7x0        # FOLDER/in has shards; nodes of CPUs x GPUs
 """
@@ -29,7 +29,7 @@ STORE_BYTES = 500_000_000  # of a node's object store; its blocks then have abou
 
 
 class SleepingLabeller:
-    """Sleeps `batch_s` seconds a batch, and notes each call in a file of the folder `log`: begin, end, number of images."""
+    """Sleeps `batch_s` seconds a batch, and notes each call in the folder `log`: begin, end, number of images."""
 
     precision, runner, runner_note, num_top = "fp16", "fast", "", 5
 
@@ -60,7 +60,8 @@ def load_sleeping(batch_s: float, log: str, *_: Any) -> SleepingLabeller:
 def start_cluster(shapes: list[tuple[int, int]]) -> Cluster:
     """A head without CPUs, and a node for each shape: its CPUs and declared GPUs."""
     store = f"--object-store-memory={STORE_BYTES}"
-    cluster = Cluster("--num-cpus=0", "--include-dashboard=false", store, PYTHONPATH=str(ROOT), RAY_enable_worker_prestart="0",
+    cluster = Cluster("--num-cpus=0", "--include-dashboard=false", store, PYTHONPATH=str(ROOT),
+                      RAY_enable_worker_prestart="0",
                       RAY_prestart_worker_first_driver="0")
     for num_cpus, num_gpus in shapes:
         cluster.add(f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", store)
@@ -90,13 +91,15 @@ def run(folder: Path, weights: str, shapes: list[tuple[int, int]]) -> dict[str, 
     calls: dict[str, list[list[float]]] = defaultdict(list)  # of each GPU: begin, end, number of images
     for path in log.iterdir():
         calls[path.name] = [list(map(float, line.split())) for line in path.read_text().splitlines()]
-    window_start = max(min(call[0] for call in of_gpu) for of_gpu in calls.values() if of_gpu)  # from then on all GPUs work
+    # The window in which all GPUs work.
+    window_start = max(min(call[0] for call in of_gpu) for of_gpu in calls.values() if of_gpu)
     window_end = min(max(call[1] for call in of_gpu) for of_gpu in calls.values() if of_gpu)
     window_s = window_end - window_start
-    busy_shares = [sum(max(0.0, min(end, window_end) - max(start, window_start)) for start, end, _ in of_gpu) / max(1e-9, window_s)
-                   for of_gpu in calls.values()]
+    busy_s = [sum(max(0.0, min(end, window_end) - max(start, window_start)) for start, end, _ in of_gpu)
+              for of_gpu in calls.values()]
     return {"shapes": " ".join(f"{num_cpus}x{num}" for num_cpus, num in shapes), "gpus": num_gpus,
-            "gpus_that_labelled": sum(bool(of_gpu) for of_gpu in calls.values()), "busy_least": round(min(busy_shares), 2),
+            "gpus_that_labelled": sum(bool(of_gpu) for of_gpu in calls.values()),
+            "busy_least": round(min(busy_s) / max(1e-9, window_s), 2),
             "images": summary.counts.num_images, "committed": summary.num_committed, "failed": summary.num_failed,
             "fill": round(summary.num_labelled / summary.num_slots, 3), "window_s": round(window_s, 1),
             "stayed": round(1 - summary.num_moved / summary.num_blocks, 3), "seconds": round(seconds, 1),
@@ -110,7 +113,8 @@ def main() -> None:
         print(json.dumps(run(folder, weights, shapes)))
         return
     with start_cluster(shapes) as cluster:
-        done = subprocess.run([sys.executable, "-m", "tests.support.rehearsal", *sys.argv[1:]], env=os.environ | cluster.driver,
+        done = subprocess.run([sys.executable, "-m", "tests.support.rehearsal", *sys.argv[1:]],
+                              env=os.environ | cluster.driver,
                               cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     results = [line for line in done.stdout.splitlines() if line.startswith('{"shapes"')]  # Ray prints lines of its own
     print(results[-1] if results else f"exit {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")

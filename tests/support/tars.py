@@ -29,8 +29,8 @@ def header(name: bytes, size: int, kind: bytes = b"0", magic: bytes = POSIX, beh
            size_field: bytes | None = None) -> bytes:
     """A header block; `behind`: what stands from byte 345 on, where POSIX has the prefix and GNU the times."""
     field = size_field or b"%011o\0" % size
-    block = bytearray(name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + field + b"00000000000\0" + b" " * 8 + kind
-                      + bytes(100) + magic + bytes(80) + behind).ljust(512, b"\0")
+    block = bytearray(name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + field + b"00000000000\0" + b" " * 8
+                      + kind + bytes(100) + magic + bytes(80) + behind).ljust(512, b"\0")
     return signed(block)
 
 
