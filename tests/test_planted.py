@@ -15,6 +15,7 @@ from pipeline.stages.commit import Committer
 from pipeline.stages.label import LabelStage
 from pipeline.stages.read import Reader
 from tests.stages.test_read import png
+from tests.support.jobs import make_weights
 from tests.support.tars import make_tar
 
 
@@ -59,7 +60,8 @@ def test_an_error_of_our_own_is_told_where_users_look(tmp_path, monkeypatch):
     for name, stage in (("Reader", reader), ("LabelStage", labeller), ("Committer", sink)):
         monkeypatch.setattr(graph, name, stage)
     stream = io.StringIO()
-    summary = label(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), weights="seed:0", precision="fp32"), stream)
+    summary = label(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), weights=str(make_weights()),
+                           precision="fp32"), stream)
     assert (summary.num_committed, summary.num_failed, summary.exit_code(1)) == (1, 3, 1), stream.getvalue()
     rows = [row for path in (tmp_path / "out/shards").iterdir() for row in pq.read_table(path).to_pylist()]
     failures = {row["shard"]: row["failure"] for row in rows if row["status"] == "failed"}
@@ -81,6 +83,7 @@ def test_a_labeller_that_cannot_start_ends_the_run_in_a_sentence(tmp_path, monke
     (tmp_path / "in/a.tar").write_bytes(make_tar(("a.png", png(1))))
     monkeypatch.setattr(graph, "load_labeller", refuse)
     with pytest.raises(UserError, match=r"^--runner fast: the fast runner was not trusted: it differs; use --runner auto or plain.$"):
-        label(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), weights="seed:0", precision="fp32"), io.StringIO())
+        label(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), weights=str(make_weights()),
+                     precision="fp32"), io.StringIO())
     run, = [row for path in (tmp_path / "out/runs").iterdir() for row in pq.read_table(path).to_pylist()]
     assert run["status"] == "failed" and ".cc:" not in capfd.readouterr().err
