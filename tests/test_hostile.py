@@ -29,7 +29,8 @@ from pipeline.tables.output import labels_uri
 from tests.support.jobs import ROOT, SEED, digest, job
 from tests.support.tars import make_tar
 
-NAMES = ["ü/ключ", "it's", 'say "x"', "100%", "50%41", "a#b", "a+b", "a\nb", "k" * 1000, "<script>", "..", "*", "\\", "x;DROP"]
+NAMES = ["ü/ключ", "it's", 'say "x"', "100%", "50%41", "a#b", "a+b", "a\nb", "k" * 1000, "<script>", "..", "*", "\\",
+         "x;DROP"]
 
 
 def png(width: int, height: int, level: int = 0, mode: str = "RGB") -> bytes:
@@ -156,13 +157,15 @@ def test_a_shard_named_to_lead_out_of_the_output_is_refused(shard):
 @pytest.mark.slow
 def test_shards_and_keys_of_odd_names_through_the_job(tmp_path):
     folder = tmp_path / "it's 100% \"in\" #1"
-    for number, name in enumerate([*(name for name in NAMES if name not in ("..", "k" * 1000)), "a[b]", "a?versionId=1"]):
+    for number, name in enumerate([*(name for name in NAMES if name not in ("..", "k" * 1000)), "a[b]",
+                                   "a?versionId=1"]):
         path = folder / f"{name}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(make_tar(*((f"{key}/{number}{key}.png", png(40, 30, number)) for key in NAMES[:-4])))
     (folder / ("n" * 250 + ".tar")).write_bytes(make_tar(("a.png", SMALL)))
     done = job("label", "--input", folder, "--output", tmp_path / "out", *SEED, "--batch-size", 4)
-    assert done.returncode == 1 and "14 labelled, 0 skipped (done before), 1 failed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "14 labelled, 0 skipped (done before), 1 failed" in done.stdout
     assert "File name too long" in done.stdout
     (folder / ("n" * 250 + ".tar")).unlink()
     digest(folder, tmp_path / "out")
@@ -170,7 +173,7 @@ def test_shards_and_keys_of_odd_names_through_the_job(tmp_path):
 
 @pytest.mark.slow
 def test_pillows_own_corpus():
-    """Every file under Tests/images of Pillow's source: among them files that crashed a decoder, and finds of fuzzers."""
+    """Every file under Tests/images of Pillow's source, among them files that crashed a decoder and finds of fuzzers."""
     files: list[tuple[str, bytes]] = []
     with tarfile.open(fileobj=io.BytesIO(download_pillow_source())) as tar:
         for member in tar:
@@ -187,8 +190,9 @@ def test_pillows_own_corpus():
 
 
 def download_pillow_source() -> bytes:
-    """The source archive of the installed Pillow, from the package index that pip uses. Skips the test if there is none."""
-    usage = subprocess.run([sys.executable, "-m", "pip", "download", "--help"], capture_output=True, text=True, check=True).stdout
+    """The source archive of the installed Pillow, from the package index that pip uses. Skips the test without it."""
+    usage = subprocess.run([sys.executable, "-m", "pip", "download", "--help"], capture_output=True, text=True,
+                           check=True).stdout
     index = re.search(r"--index-url <url>.*?\(default\s+(\S+?)\)", usage, re.DOTALL)
     assert index is not None, usage
     try:
