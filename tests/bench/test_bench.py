@@ -21,9 +21,10 @@ from pipeline.bench.gpu import device, rivals
 from pipeline.bench.photos import PER_SHARD, photographs, write_shards
 from pipeline.errors import UserError
 from pipeline.runners import on_cuda, probe
-from tests.support.cuda_stand_in import TinyNetwork, install, tiny_state
+from tests.support.cuda_stand_in import install
 from tests.support.jobs import job
 from tests.support.tars import make_tar
+from tests.support.tiny_network import TinyNetwork, tiny_state
 
 
 def test_ratio_is_taken_round_by_round() -> None:

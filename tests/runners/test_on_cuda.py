@@ -19,7 +19,9 @@ from pipeline.runners import on_cuda, probe
 from pipeline.runners.folded import FoldedConv, UintNetwork, fuse_layers
 from pipeline.runners.labeller import DTYPES, Labeller
 from pipeline.runners.on_cuda import FastCuda, choose_batch_size, largest_batch_that_fits
-from tests.support.cuda_stand_in import Event, StandIn, TinyNetwork, install, tiny_state
+from tests.support.cuda_stand_in import StandIn, install
+from tests.support.cuda_streams import Event
+from tests.support.tiny_network import TinyNetwork, tiny_state
 
 BATCH = 8  # its graphs are of 8, 4 and 2 images
 RANDOM = np.random.default_rng(0)

@@ -15,97 +15,19 @@ What keeps the device's rules:
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.model.inception_v4 import Conv
-from pipeline.model.spec import EMBEDDING_SIZE
-from pipeline.runners.folded import FoldedConv, top_k
+from tests.support.cuda_streams import Event, OnStream, Stream, address
 
 REAL = {name: getattr(torch.Tensor, name) for name in ("copy_", "fill_", "numpy", "to", "cpu", "cuda")}
-
-
-class Mark:
-    """A place in a stream's queue: done when all before it is."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream, self.done = stream, False
-
-
-class Stream:
-    """A queue of work."""
-
-    def __init__(self, device: StandIn) -> None:
-        self.device = device
-        self.queue: deque[tuple[Callable[[], object], set[int]]] = deque()
-        device.streams.append(self)
-
-    def push(self, work: Callable[[], object], *touched: Tensor) -> None:
-        with self.device.lock:
-            self.queue.append((work, {address(tensor) for tensor in touched}))
-            if not self.device.late:
-                self.run()
-
-    def run(self, until: Mark | None = None) -> None:
-        with self.device.lock, torch.inference_mode():
-            while self.queue and not (until and until.done):
-                self.queue.popleft()[0]()
-
-    def mark(self) -> Mark:
-        mark = Mark(self)
-        self.push(lambda: setattr(mark, "done", True))
-        return mark
-
-    def wait_for(self, mark: Mark) -> None:
-        self.push(lambda: mark.stream.run(mark))
-
-    def wait_stream(self, other: Stream) -> None:
-        self.wait_for(other.mark())
-
-    def synchronize(self) -> None:
-        self.device.called("synchronize")
-        self.run()
-
-
-class Event:
-    def __init__(self, device: StandIn, blocking: bool) -> None:
-        self.device, self.blocking = device, blocking
-        self.last: Mark | None = None
-
-    def record(self) -> None:
-        self.last = self.device.current().mark()
-
-    def wait(self) -> None:
-        if self.last is not None:
-            self.device.current().wait_for(self.last)
-
-    def synchronize(self) -> None:
-        assert self.blocking, "synchronize() of an event that is not blocking spins"
-        self.device.called("synchronize")
-        if self.last is not None:
-            self.last.stream.run(self.last)
-
-
-class OnStream:
-    """`torch.cuda.stream`."""
-
-    def __init__(self, device: StandIn, stream: Stream) -> None:
-        self.device, self.stream = device, stream
-
-    def __enter__(self) -> None:
-        self.before = self.device.current()
-        self.device.local.stream = self.stream
-
-    def __exit__(self, *_: object) -> None:
-        self.device.local.stream = self.before
 
 
 class Graph:
@@ -239,10 +161,6 @@ def tensors(values: Any) -> list[Tensor]:
     return [value for value in tree_leaves(values) if isinstance(value, Tensor) and not value.is_mkldnn]
 
 
-def address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
 def here(value: Any) -> Any:
     return "cpu" if str(value).startswith("cuda") else value
 
@@ -294,30 +212,3 @@ def install(monkeypatch: pytest.MonkeyPatch, late: bool = True) -> StandIn:
 def device_method(function: Callable[..., Any]) -> Callable[..., Any]:
     """A bound method as a plain function, so that a class binds its own first argument."""
     return lambda *args, **options: function(*args, **options)
-
-
-class TinyNetwork(nn.Module):
-    """In the place of `UintNetwork`: one convolution over 9 x 9 places of the image, and a head. For fast tests."""
-
-    def __init__(self, state: dict[str, Tensor], dtype: torch.dtype, num_top: int) -> None:
-        super().__init__()
-        self.dtype, self.num_top, self.answer_size = dtype, num_top, 2 * num_top + EMBEDDING_SIZE
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.features = FoldedConv(Conv(3, EMBEDDING_SIZE, 9), dtype, 1 / 127.5)
-        self.last_linear = nn.Linear(EMBEDDING_SIZE, len(state["last_linear.bias"]))
-        self.last_linear.load_state_dict({"weight": state["last_linear.weight"], "bias": state["last_linear.bias"]})
-        self.requires_grad_(False).eval()
-
-    def forward(self, image_NHWC: Tensor) -> Tensor:
-        """uint8 [N, 299, 299, 3] -> float32 [N, 2k + 1536]."""
-        x_NCHW = image_NHWC[:, 8::35, 8::35].permute(0, 3, 1, 2).to(self.dtype) - 127.5
-        embedding_ND = self.features(x_NCHW.contiguous(memory_format=torch.channels_last)).float().flatten(1)
-        prob_NK, label_id_NK = top_k(self.last_linear(embedding_ND).softmax(1), self.num_top)
-        return torch.cat((label_id_NK.float(), prob_NK, embedding_ND), 1)
-
-
-def tiny_state(num_classes: int = 20) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {"last_linear.weight": torch.randn(num_classes, EMBEDDING_SIZE, generator=generator) / 20,
-            "last_linear.bias": torch.randn(num_classes, generator=generator)}
