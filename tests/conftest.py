@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -17,12 +18,22 @@ from filelock import FileLock
 
 from pipeline.store import retry
 from tests.support.faults import FaultProxy
-from tests.support.jobs import OWN_RAY, SEED, job
+from tests.support.jobs import SEED, job
 from tests.support.processes import wait_until
 from tests.support.s3 import KEY, SECRET, forget_s3, free_ports
 from tests.support.tars import make_tar
 
 pytest_plugins = ["tests.support.skips"]
+
+
+def pytest_configure() -> None:
+    """Hide any other Ray of this machine from the tests: Ray notes in its temporary folder which ones run."""
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short, for the paths of Ray's sockets
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ.pop("RAY_TMPDIR"), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,7 +81,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, photographs: list[tuple[str
 def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run over `shards` that nothing disturbed. Tests only read this folder."""
     def make(output: Path) -> None:
-        done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4, **OWN_RAY)
+        done = job("label", "--input", shards, "--output", output, *SEED, "--batch-size", 4, own_ray=True)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "5 labelled, 0 skipped (done before), 0 failed" in done.stdout
         # No line of Ray's C++ part, such as that about constructor arguments.

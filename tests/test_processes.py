@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.jobs import OWN_RAY, SEED, digest, job, labels, start_label
+from tests.support.jobs import SEED, digest, job, labels, start_label
 from tests.support.processes import STAGES, by_kind, is_pending, kill, wait_until
 from tests.support.tars import make_tar
 
@@ -93,9 +93,9 @@ def test_two_runs_at_once(shards, undisturbed, tmp_path):
     options = ("--input", shards, "--output", output, *SEED, "--batch-size", 4)
     first = start_label(*options, log=tmp_path / "first")
     wait_until((output / "lease.json").exists, "the first run takes no lease")
-    second = job("label", *options, **OWN_RAY)
+    second = job("label", *options, own_ray=True)
     assert second.returncode == 4 and "is being written by run" in second.stderr and second.stderr.count("\n") == 1
-    third = job("label", *options, "--no-lease", **OWN_RAY)
+    third = job("label", *options, "--no-lease", own_ray=True)
     assert first.wait(300) == 0, (tmp_path / "first").read_text()
     assert third.returncode == 0, third.stdout + third.stderr
     assert digest(shards, output) == digest(shards, undisturbed) and labels(output) == labels(undisturbed)

@@ -24,7 +24,7 @@ from pipeline.tables import ledger, output
 from pipeline.tables.history import read_settings
 from tests.model.test_weights import hollow_state
 from tests.support.cluster import Cluster
-from tests.support.jobs import OWN_RAY, SEED, digest, job, labels_folder, start_label
+from tests.support.jobs import SEED, digest, job, labels_folder, start_label
 from tests.support.tars import make_tar
 
 NOW = datetime(2026, 11, 26, 21, 30, tzinfo=UTC)
@@ -69,7 +69,7 @@ def test_a_run_whose_report_cannot_be_written_is_not_done(tmp_path, monkeypatch)
 
 def refused(tmp_path: Path, *options: object, status: int = 2) -> str:
     """What a run says that leaves nothing behind, not even an empty folder."""
-    done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "deep/out", *options, **OWN_RAY)
+    done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "deep/out", *options, own_ray=True)
     assert done.returncode == status and done.stderr.count("\n") == 1, done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".pth"] == ["in"], done.stderr
     return done.stderr

@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / ".pytest_cache" / f"seed-0-{weights.identify('seed:0').digest[:8]}.safetensors"
 # The weights of seed:0 in a file. The seed itself costs each process several seconds of computing.
 SEED = ("--weights", WEIGHTS, "--precision", "fp32")
-OWN_RAY = {"RAY_ADDRESS": ""}  # the variable of a job that starts a Ray of its own
 
 
 def make_weights() -> Path:
@@ -30,15 +29,15 @@ def make_weights() -> Path:
     return WEIGHTS
 
 
-def job(name: str, *options: object, **environ: str) -> subprocess.CompletedProcess[str]:
+def job(name: str, *options: object, own_ray: bool = False, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run `jobs/<name>.py` as a user would.
 
-    A labelling job joins the Ray that the tests of a session share. A job with variables of its own (`environ`) starts
-    a Ray of its own, since the workers of the shared Ray do not have these variables.
+    A labelling job joins the Ray that the tests of a session share. It starts a Ray of its own with `own_ray`, or if it
+    has variables of its own (`environ`): the workers of the shared Ray would not have these variables.
     """
     if WEIGHTS in options:
         make_weights()
-    if name == "label" and not environ:
+    if name == "label" and not environ and not own_ray:
         environ = shared_cluster().driver
     return subprocess.run([sys.executable, ROOT / "jobs" / f"{name}.py", *map(str, options)], env=os.environ | environ,
                           cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
