@@ -1,6 +1,6 @@
-"""What a report shows beyond the run's row: images over time, examples of the rejected, slow shards, pictures.
+"""What the report of a run shows beside the run's row: images over time, rejected examples, slow shards, pictures.
 
-In: reports of blocks, rows of `SHARDS`. Out: `Findings`, of bounded size whatever the run's.
+In: reports of blocks, and rows of `SHARDS`. Out: `Findings`. Their size does not grow with the run.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 from pipeline.report.gallery import Gallery
 
 INTERVALS = 120
-EXAMPLES = 5  # of each reason
-SLOWEST = 10
+EXAMPLES = 5  # images of each reason
+SLOWEST = 10  # shards
 
 
 class Timeline:
-    """Images in each interval since the run began; where more than `INTERVALS` would be needed, intervals double.
+    """Images in each interval since the run began. Where `INTERVALS` do not suffice, they double in length.
 
-    `interval_s`: their length in seconds. `images`: of each. `end_s`: of the last image.
+    `interval_s`: the length of an interval in seconds. `images`: the images of each interval. `end_s`: when the last
+    image was done, in seconds since the run began.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class Timeline:
         self.images: list[float] = []
 
     def add(self, at_s: float, num_images: int) -> None:
-        """Count images that were done so many seconds after the run began: over the time since those before."""
+        """Count images that were done `at_s` seconds after the run began, spread over the time since the last call."""
         while at_s > INTERVALS * self.interval_s:
             self.interval_s *= 2
             self.images = [sum(self.images[at:at + 2]) for at in range(0, len(self.images), 2)]
@@ -40,14 +41,17 @@ class Timeline:
             self.images[at] += num_images * inside_s / (self.end_s - before_s)
 
     def rates(self) -> tuple[list[float], list[float]]:
-        """Edges of the intervals in seconds, one more than there are, and images a second between them."""
-        images = [*self.images[:-2], sum(self.images[-2:])]  # the last interval is not whole
+        """The edges of the N intervals in seconds (N + 1 numbers), and the images a second in each interval (N)."""
+        images = [*self.images[:-2], sum(self.images[-2:])]  # the last interval is shorter than the others
         edges = [at * self.interval_s for at in range(len(images))] + [self.end_s]
         return edges, [number / (end - start) for number, (start, end) in zip(images, pairwise(edges), strict=True)]
 
 
 class Findings:
-    """`examples`: rejected images by reason code, as dicts of shard, index and key. `slowest`: rows of `SHARDS`."""
+    """What the reports of a run say.
+
+    `examples`: rejected images by reason code, each a dict of shard, index and key. `slowest`: rows of `SHARDS`.
+    """
 
     def __init__(self) -> None:
         self.timeline, self.gallery = Timeline(), Gallery()
@@ -55,23 +59,23 @@ class Findings:
         self.slowest: list[dict[str, Any]] = []
 
     def add(self, report: dict[str, Any], at_s: float) -> None:
-        """Take a report, so many seconds after the run began."""
+        """Take the report of a block, which came `at_s` seconds after the run began."""
         self.timeline.add(at_s, sum(segment["num_images"] for segment in report["segments"]))
         for picture in report["pictures"]:
             self.gallery.add(picture)
         for segment in report["segments"]:
             for example in segment["examples"]:
-                known = self.examples.setdefault(example["error"], [])
-                if len(known) < EXAMPLES:
-                    known.append(example)
+                examples = self.examples.setdefault(example["error"], [])
+                if len(examples) < EXAMPLES:
+                    examples.append(example)
 
     def add_shard(self, row: dict[str, Any]) -> None:
-        """Take a shard that ended, if anything of it was reported."""
+        """Take the row of a shard that ended. A shard without any report of a block is not slow."""
         if spent_seconds(row):
             bisect.insort(self.slowest, row, key=lambda shard: -spent_seconds(shard))
         del self.slowest[SLOWEST:]
 
 
 def spent_seconds(shard: dict[str, Any]) -> float:
-    """Of decode threads and labellers, for a shard."""
+    """The seconds that decode threads and labellers spent on a shard."""
     return float(shard["decode_s"] + shard["label_s"])

@@ -1,7 +1,8 @@
 """The report of a run: one HTML file that needs no network and runs no script.
 
-In: the run's row, what it found, the row of the run before. Out: the text of `<output>/reports/<run_id>.html`.
-Keys and labels are escaped by Jinja2, and the page forbids scripts and requests to itself. Not here: where it is put.
+In: the row of the run, the findings of the run, and the row of the run before. Out: the text of
+`<output>/reports/<run_id>.html`. Jinja2 escapes keys and labels, and the page forbids itself scripts and requests.
+Not here: where the file is put.
 """
 
 from __future__ import annotations
@@ -13,34 +14,37 @@ from typing import Any
 
 import jinja2
 
+from pipeline.report.charts import draw_confidence, draw_throughput
 from pipeline.report.findings import Findings, spent_seconds
 from pipeline.tables.counts import Counts
 
 FREQUENT = 20  # labels in the histogram
-PICTURED = 12  # of them, with a picture each
-CHANGED = 10   # labels whose share differs most from the run before
+PICTURED = 12  # labels of the histogram that have a picture
+CHANGED = 10  # labels whose share differs most from the run before
 
 
 def render_page(row: dict[str, Any], findings: Findings, failed: dict[str, str], labels: list[str],
-         before: dict[str, Any] | None, notes: list[str]) -> str:
-    """The page.
+                before: dict[str, Any] | None, notes: list[str]) -> str:
+    """The text of the page.
 
     Args:
-        row: of `ledger.RUNS`; so is `before`, the last run that labelled something.
-        failed: reason by shard, of those that are to be listed.
+        row: the run, as a row of `ledger.RUNS`.
+        failed: the reason of each failed shard that the page lists, by shard.
         labels: the label of each label_id.
-        notes: sentences to put first.
+        before: the last run that labelled something, as a row of `ledger.RUNS`.
+        notes: sentences that the page begins with.
     """
-    counts = Counts.read(row)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    counts, gallery = Counts.read(row), findings.gallery
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
     environment.filters |= {"base64": lambda data: base64.b64encode(data).decode(), "duration": format_duration}
+    template = environment.from_string((files("pipeline.report") / "report.html.j2").read_text(encoding="utf-8"))
     frequent = counts.labels.most_common(FREQUENT)
-    gallery = findings.gallery
-    return environment.from_string((files("pipeline.report") / "report.html.j2").read_text(encoding="utf-8")).render(
+    of_frequent = [gallery.of_label[label_id] for label_id, _ in frequent[:PICTURED] if label_id in gallery.of_label]
+    return template.render(
         run=row, counts=counts, before=before, notes=notes, labels=labels, frequent=frequent,
         galleries=[("Most certain", gallery.most), ("Least certain", gallery.least),
-                   ("The most certain of each frequent label",
-                    [gallery.of_label[label_id] for label_id, _ in frequent[:PICTURED] if label_id in gallery.of_label])],
+                   ("The most certain of each frequent label", of_frequent)],
         plots=_plots(counts, findings, before) if counts.num_images else [],
         examples=findings.examples, slowest=[(shard, spent_seconds(shard)) for shard in findings.slowest],
         failed=sorted(failed.items()), num_failed=row["num_failed"],
@@ -49,7 +53,7 @@ def render_page(row: dict[str, Any], findings: Findings, failed: dict[str, str],
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds for a person."""
+    """Seconds in the units that a person reads: `59.9 s`, `59 min 59 s`, `2 h 2 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     hours, rest = divmod(round(seconds), 3600)
@@ -57,13 +61,14 @@ def format_duration(seconds: float) -> str:
 
 
 def list_changes(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Settings, versions and hardware that differ between two runs: what, before, now."""
-    then, here = _settings(before), _settings(now)
-    return [(name, then.get(name, "–"), here.get(name, "–")) for name in sorted(then | here) if then.get(name) != here.get(name)]
+    """Settings, versions and hardware that differ between two runs: name, value before, value now."""
+    old, new = _settings(before), _settings(now)
+    return [(name, old.get(name, "–"), new.get(name, "–")) for name in sorted(old | new)
+            if old.get(name) != new.get(name)]
 
 
 def measure_drift(before: Counts, now: Counts) -> list[tuple[int, float, float]]:
-    """label_id and its share of the labelled images in two runs, the one that changed most first."""
+    """label_id, its share of the labelled images before and now; the label whose share changed most comes first."""
     totals = before.labels.total() or 1, now.labels.total() or 1
     shares = [(label_id, before.labels[label_id] / totals[0], now.labels[label_id] / totals[1])
               for label_id in before.labels.keys() | now.labels.keys()]
@@ -77,8 +82,6 @@ def _settings(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _plots(counts: Counts, findings: Findings, before: dict[str, Any] | None) -> list[tuple[str, str]]:
-    from pipeline.report import charts  # half a second of matplotlib, which a run without images need not wait for
-
-    return [("Throughput", charts.throughput(*findings.timeline.rates(), "Images a second while the run lasted")),
-            ("Confidence", charts.confidence(counts.confidence, before["confidence"] if before else None,
-                                             "Share of images by probability of the best label"))]
+    return [("Throughput", draw_throughput(*findings.timeline.rates(), "Images a second while the run lasted")),
+            ("Confidence", draw_confidence(counts.confidence, before["confidence"] if before else None,
+                                           "Share of images by probability of the best label"))]

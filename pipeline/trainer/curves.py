@@ -1,4 +1,7 @@
-"""The curves of a training: `steps.csv`, `epochs.csv`, and both drawn in `curves.svg`."""
+"""The curves of a training: `steps.csv`, `epochs.csv`, and both drawn in `curves.svg`.
+
+In: losses and figures of epochs. Out: three files in a folder. Needs matplotlib, of the extra `train`.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,26 @@ from matplotlib.ticker import PercentFormatter
 
 from pipeline.store import storage
 
-JUDGED = ("valid_loss", "top1", "top5")  # figures of an epoch, if images are held out
+JUDGED = ("valid_loss", "top1", "top5")  # figures of an epoch; empty unless images are held out
 COLUMNS = ("epoch", "step", "loss", "learning_rate", "images_per_s", *JUDGED, "valid_images")
 
+
 def write_curves(losses: list[float], epochs: list[dict[str, float]], folder: str) -> None:
-    """Put the three files into a folder (any fsspec URI).
+    """Put the three files into a folder, which is any URI that fsspec knows.
 
     Args:
-        losses: of each step, before its update.
-        epochs: a row each, with `step`, `loss` and others, and `JUDGED` where images are held out: else these cells are empty.
+        losses: the loss of each step, before its update.
+        epochs: a row of each epoch with `COLUMNS`; `JUDGED` may be absent.
     """
     steps = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
     table = pd.DataFrame(epochs, columns=list(COLUMNS)).astype(dict.fromkeys(JUDGED, float))
-    for name, written in (("steps.csv", steps), ("epochs.csv", table)):
-        storage.put_whole(storage.join(folder, name), written.to_csv(index=False).encode())
+    for name, frame in (("steps.csv", steps), ("epochs.csv", table)):
+        storage.put_whole(storage.join(folder, name), frame.to_csv(index=False).encode())
+    storage.put_whole(storage.join(folder, "curves.svg"), _draw(steps, table))
+
+
+def _draw(steps: pd.DataFrame, table: pd.DataFrame) -> bytes:
+    """The losses of steps and epochs, and beside them the accuracies of epochs, as SVG."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     FigureCanvasSVG(figure)
     loss, accuracy = figure.subplots(1, 2)
@@ -32,17 +41,18 @@ def write_curves(losses: list[float], epochs: list[dict[str, float]], folder: st
     judged = table.dropna(subset=list(JUDGED), how="all")
     if len(judged):
         loss.plot(judged["step"], judged["valid_loss"], marker=".", label="held out")
-    loss.set(xlabel="step", ylabel="loss", ylim=(0, 1.1 * max(losses)))  # the first averages may be far above it
-    for name, label in (("top1", "top-1"), ("top5", "top-5")) if len(judged) else ():
-        accuracy.plot(judged["step"], judged[name], marker=".", label=label)
+        for name, label in (("top1", "top-1"), ("top5", "top-5")):
+            accuracy.plot(judged["step"], judged[name], marker=".", label=label)
+    else:
+        accuracy.text(0.5, 0.5, "no image is held out", ha="center", va="center", transform=accuracy.transAxes)
+    # The held-out loss of the first epochs may be far above the losses of the steps.
+    loss.set(xlabel="step", ylabel="loss", ylim=(0, 1.1 * steps["loss"].max()))
     accuracy.set(xlabel="step", ylabel="held out", ylim=(0, 1.02))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
-    if not len(judged):
-        accuracy.text(0.5, 0.5, "no image is held out", ha="center", va="center", transform=accuracy.transAxes)
     for axes in (loss, accuracy):
         if axes.lines:
             axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    storage.put_whole(storage.join(folder, "curves.svg"), buffer.getvalue().encode())
+    return buffer.getvalue().encode()

@@ -4,13 +4,14 @@ import base64
 import io
 import re
 import shutil
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from markupsafe import escape
 from PIL import Image
 
-from pipeline.report import render
+from pipeline.report import charts, render
 from pipeline.report.findings import INTERVALS, Timeline
 from pipeline.report.gallery import SHOWN, Gallery
 from pipeline.tables.counts import Counts
@@ -18,7 +19,8 @@ from tests.support.browser import needs_chromium, see
 from tests.support.jobs import SEED, job
 from tests.support.tars import make_tar
 
-SCRIPT = "<script>document['title']='owned'</script><img src=x onerror=document['title']='owned'>"  # no dot: it would end the key
+# Without a dot, which would end the key.
+SCRIPT = "<script>document['title']='owned'</script><img src=x onerror=document['title']='owned'>"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,8 @@ def reports(tmp_path_factory, photographs, undisturbed):
     """The report of an output's first run; and of a later one, with hostile names, a cut image and a failed shard."""
     folder, output = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("out")
     hostile = [(f"{SCRIPT}\u202e{name}", content) for name, content in photographs]
-    (folder / f"{SCRIPT.replace('/', '|')}.tar").write_bytes(make_tar(*hostile, (f"{SCRIPT}cut.jpg", photographs[0][1][:5000])))
+    hostile.append((f"{SCRIPT}cut.jpg", photographs[0][1][:5000]))
+    (folder / f"{SCRIPT.replace('/', '|')}.tar").write_bytes(make_tar(*hostile))
     (folder / "new.tar").write_bytes(make_tar(*photographs[:4], ("y" * 300 + ".jpg", photographs[-1][1])))
     (folder / "bad.tar").write_bytes(make_tar(*photographs)[:200_000])
     first = min((undisturbed / "reports").iterdir())
@@ -75,7 +78,8 @@ def test_a_script_would_be_noticed(reports, tmp_path):
     page = reports[1].read_text(encoding="utf-8").replace(str(escape(SCRIPT)), SCRIPT)
     (tmp_path / "forbidden.html").write_text(page, encoding="utf-8")
     (tmp_path / "run.html").write_text(page.replace("Content-Security-Policy", "x"), encoding="utf-8")
-    forbidden, run = (see(tmp_path / f"{name}.html", tmp_path / name, "document.title") for name in ("forbidden", "run"))
+    forbidden, run = (see(tmp_path / f"{name}.html", tmp_path / name, "document.title")
+                      for name in ("forbidden", "run"))
     assert run.values == ["owned"] and forbidden.values != ["owned"] and forbidden.console
 
 
@@ -87,7 +91,8 @@ def test_a_gallery_keeps_the_ends_and_one_of_each_label():
         gallery.add({"label_id": at % 7, "prob": prob, "sha256": str(at)})  # the same bytes once more
     assert [one["prob"] for one in gallery.most] == sorted(probs, reverse=True)[:SHOWN]
     assert [one["prob"] for one in gallery.least] == sorted(probs)[:SHOWN]
-    assert {label: one["prob"] for label, one in gallery.of_label.items()} == {label: probs[label::7].max() for label in range(7)}
+    best = {label: picture["prob"] for label, picture in gallery.of_label.items()}
+    assert best == {label: probs[label::7].max() for label in range(7)}
 
 
 def test_a_timeline_keeps_the_sum_and_its_size():
@@ -99,6 +104,27 @@ def test_a_timeline_keeps_the_sum_and_its_size():
     assert len(rates) <= INTERVALS and edges[-1] == pytest.approx(at, abs=1)
     assert sum(rate * width for rate, width in zip(rates, np.diff(edges), strict=True)) == pytest.approx(20_000)
     assert np.median(rates) == pytest.approx(20_000 / at, rel=0.1)
+
+
+def test_the_marks_of_an_axis_are_round_numbers():
+    assert charts.list_marks(100, 8) == [0, 20, 40, 60, 80, 100]
+    assert charts.list_marks(18.8, 8) == [0, 2.5, 5, 7.5, 10, 12.5, 15, 17.5]
+    assert charts.list_marks(3.4, 8) == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    for end in np.geomspace(1e-6, 1e9, 500):
+        assert 3 <= len(charts.list_marks(end, 8)) <= 9 and charts.list_marks(end, 8)[-1] <= end * 1.001
+
+
+def test_a_plot_is_valid_and_shows_every_value():
+    svg = ElementTree.fromstring(charts.draw_confidence([0] * 19 + [5], [1] * 20, "a title"))
+    assert svg.get("role") == "img" and svg.get("aria-label") == "a title"
+    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"this run", "run before", "0%", "100%", "share of images", "probability of the best label"} <= set(texts)
+    edges_s = [3600.0 * hour for hour in range(5)]
+    svg = ElementTree.fromstring(charts.draw_throughput(edges_s, [0, 25_000, 30_000, 9], "t"))
+    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"30,000", "hours since labelling began"} <= set(texts) and "this run" not in texts
+    filled = next(path.get("d") for path in svg if path.get("fill") == "var(--accent)")
+    assert filled.count("V") == 5
 
 
 def test_drift_is_of_shares():
