@@ -67,7 +67,7 @@ def report(evaluation: Evaluation, where: str) -> None:
     if evaluation.num_rejected:
         print(f"note       the {evaluation.num_rejected:,} rejected images that have a truth count as wrong")
     for name, share, reference in zip(("top-1", "top-5"), (evaluation.top1, evaluation.top5), REFERENCE, strict=True):
-        low, high = wilson_interval(share, evaluation.num_images)
+        low, high = wilson_interval(round(share * evaluation.num_images), evaluation.num_images)
         print(f"{name}      {share:7.2%} of {evaluation.num_images:,} (95 %: {low:.1%} to {high:.1%})"
               f"{f'   reference {reference:.2%} ({REFERENCE_SET})' if evaluation.imagenet_1k else ''}")
     print(f"ECE        {evaluation.ece:7.2%}   (confidence and accuracy apart, over {len(evaluation.calibration)} bins)")

@@ -68,7 +68,7 @@ def main() -> int:
     if head.top1 is None:
         print("held out   no image is held out: no accuracy")
     else:
-        low, high = wilson_interval(head.top1, head.num_held_out)
+        low, high = wilson_interval(round(head.top1 * head.num_held_out), head.num_held_out)
         print(f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} (95 %: {low:.1%} to {high:.1%}); "
               f"the most frequent class alone {head.chance:.2%}")
     print(f"label      jobs/label.py --weights {folder}/{WEIGHTS} --classes {folder}/{CLASSES} --input URI --output URI")

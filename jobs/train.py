@@ -114,7 +114,7 @@ def report(figures: dict[str, float], folder: str) -> None:
 
 def told(share: float, number: int) -> str:
     """A share with its 95 % interval: `75.00 % (95 %: 30.1 to 95.4 %)`."""
-    low, high = wilson_interval(share, number)
+    low, high = wilson_interval(round(share * number), number)
     return f"{100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f} %)"
 
 

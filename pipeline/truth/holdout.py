@@ -1,23 +1,32 @@
-"""Images that are held out to judge by: which they are, and how sure a share of them is.
+"""Which images are held out to judge a model by, and how sure a share of them is.
 
-In: the SHA-256 of an image; a share that was found in a number of images. Out: whether it is held out; an interval.
+In: the SHA-256 of an image; counts. Out: whether the image is held out; the interval of a share.
 """
 
 from __future__ import annotations
 
 from math import sqrt
+from statistics import NormalDist
+
+Z = NormalDist().inv_cdf(0.975)  # standard deviations on both sides that hold 95 %
 
 
 def is_held_out(sha256: str, share: float, salt: int = 0) -> bool:
-    """Whether an image is held out: of all digests a share is, always the same ones, so copies stay together."""
+    """Whether an image is held out. Equal digests have equal answers, so copies of an image stay together.
+
+    Args:
+        sha256: 64 hexadecimal digits.
+        share: the share of all digests that is held out, 0 to 1.
+        salt: 0 to 7; another salt chooses other digests.
+    """
     return int(sha256[8 * salt:8 * salt + 8], 16) < share * 2**32
 
 
-def wilson_interval(share: float, number: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was found in `number` images, by Wilson's formula; of none, from 0 to 1."""
-    if not number:
+def wilson_interval(num_hits: int, num_images: int) -> tuple[float, float]:
+    """The 95 % interval of the share `num_hits` / `num_images`, by Wilson's formula; from 0 to 1 without images."""
+    if not num_images:
         return 0.0, 1.0
-    z = 1.96
-    centre, spread = share + z**2 / (2 * number), z * sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
-    whole = 1 + z**2 / number
-    return max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole)
+    share, scale = num_hits / num_images, 1 + Z**2 / num_images
+    centre = (share + Z**2 / (2 * num_images)) / scale
+    spread = Z * sqrt(share * (1 - share) / num_images + Z**2 / (4 * num_images**2)) / scale
+    return max(0.0, centre - spread), min(1.0, centre + spread)

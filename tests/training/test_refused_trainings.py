@@ -253,7 +253,7 @@ def test_how_sure_an_accuracy_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert "held out   4 images: top-1 75.00 % (95 %: 30.1 to 95.4 %), top-5 100.00 % (95 %: 51.0 to 100.0 %)\n" in capsys.readouterr().out
     say(figures | {"valid_images": 0.0}, "own")
     assert "held out   no image is held out: no accuracy\n" in capsys.readouterr().out
-    assert wilson_interval(0.0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def judged(*batches: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 
 from pipeline.config import Config
@@ -357,9 +358,10 @@ def test_a_folders_name_is_read_from_the_tables(tmp_path, monkeypatch):
     assert sources.read_truth(Examples(None, "folder", INPUTS), images).said.select(["name", "value"]).to_pylist() == [{"name": "x/cat/1", "value": "cat"}]
 
 
-@pytest.mark.parametrize(("share", "number", "low", "high"), [(1.0, 12, 0.757, 1.0), (0.0, 5, 0.0, 0.434), (0.75, 4, 0.301, 0.954)])
-def test_wilsons_interval(share, number, low, high):
-    assert wilson_interval(share, number) == pytest.approx((low, high), abs=1e-3)
+@pytest.mark.parametrize(("hits", "number"), [(12, 12), (0, 5), (3, 4), (1, 1), (49_731, 50_000)])
+def test_wilsons_interval_is_scipys(hits, number):
+    scipys = stats.binomtest(hits, number).proportion_ci(method="wilson")
+    assert wilson_interval(hits, number) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
 
 
 def test_names_of_parts_and_names_alike_are_told():
