@@ -63,7 +63,7 @@ def test_a_home_that_cannot_be_written_needs_no_token_there(tmp_path, monkeypatc
 def test_a_lease_that_cannot_be_given_back_raises_nothing(tmp_path, monkeypatch):
     with hold_lease(str(tmp_path), "r1", "--output", "--no-lease") as mine:
         monkeypatch.setattr(storage, "remove", lambda _: (_ for _ in ()).throw(OSError(5, "the store is away")))
-    assert mine.kept == "the store is away"
+    assert mine.release_error == "the store is away"
 
 
 def test_once_the_store_is_known_to_be_away_nothing_is_tried_again(monkeypatch):

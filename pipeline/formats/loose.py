@@ -19,7 +19,8 @@ from itertools import pairwise
 import pyarrow as pa
 
 from pipeline.formats.tar import Sample
-from pipeline.store.listing import FILES, MISSING, REFUSED
+from pipeline.store.listing import FILES
+from pipeline.store.local_files import MISSING, REFUSED
 from pipeline.store.retry import Replaced, with_retries
 from pipeline.store.storage import child, is_no_file, open_read
 

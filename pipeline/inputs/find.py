@@ -24,7 +24,8 @@ from pipeline.formats.parquet import check_columns, read_keys, read_rows
 from pipeline.formats.tar import SHARD_NAME, Said, Sample, ShardUnreadable, parse_said, read_said, read_samples
 from pipeline.inputs.manifest import read_manifest
 from pipeline.model.spelling import folder_of, name_folder
-from pipeline.store.listing import FILES, LOOP, MISSING, REFUSED, list_input
+from pipeline.store.listing import FILES, list_input
+from pipeline.store.local_files import LOOP, MISSING, REFUSED
 from pipeline.store.retry import describe_error, is_transient
 from pipeline.store.storage import File, child, exists, is_web, join, open_read
 from pipeline.store.stream import open_random, open_stream

@@ -17,7 +17,8 @@ from pipeline.errors import UserError
 from pipeline.formats.loose import group_ordered_files
 from pipeline.inputs.csv_text import parse_csv
 from pipeline.store import storage
-from pipeline.store.listing import FILES, MISSING, REFUSED
+from pipeline.store.listing import FILES
+from pipeline.store.local_files import MISSING, REFUSED
 from pipeline.store.read_parquet import read_table
 from pipeline.store.retry import describe_error
 from pipeline.store.uris import canonical_uri, find_fault

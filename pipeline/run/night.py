@@ -89,8 +89,8 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
                 begin()
             if summary.num_misplaced:
                 summary.num_replaced = output.remove_misplaced(config.output, chosen.model_id, made.misplaced["path"].to_pylist())
-    if lease and lease.kept:
-        summary.unrecorded = summary.unrecorded or f"the lease is not given back ({lease.kept}); it is over within a minute"
+    if lease and lease.release_error:
+        summary.unrecorded = summary.unrecorded or f"the lease is not given back ({lease.release_error}); it is over within a minute"
     return summary
 
 

@@ -1,7 +1,7 @@
-"""The first bytes of what should be a shard -> what it is instead, in words that follow "it is ".
+"""The first bytes of a file that is no shard -> what the file is, in words that follow "it is ".
 
-In: up to 512 bytes. Out: a phrase, or None where the bytes tell nothing.
-Not here: tars, and the compressions that are read.
+In: up to 512 bytes. Out: a phrase, or None if the bytes begin no known kind of file.
+Not here: tars, and the compressions that the job reads.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import codecs
 import re
 
-_TEXT_SHOWN = 40
+_SHOWN = 40  # characters of a text
 _BINARY = (
     (rb"PK(\x03\x04|\x05\x06|\x07\x08)", "a zip archive"), (rb"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (rb"Rar!\x1a\x07", "a rar archive"), (rb"PAR1", "a Parquet file"), (rb"ARROW1\0\0", "an Arrow file"),
     (rb"\xff\xd8\xff", "a JPEG image"), (rb"\x89PNG\r\n\x1a\n", "a PNG image"), (rb"GIF8[79]a", "a GIF image"),
     (rb"RIFF....WEBP", "a WebP image"), (rb"II\*\0|MM\0\*", "a TIFF image"), (rb"BM.{4}\0\0\0\0", "a BMP image"),
     (rb"....ftyp", "an MP4, HEIC or AVIF file"), (rb"%PDF-", "a PDF document"), (rb"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-    (rb"SQLite format 3\0", "an SQLite database"), (rb"!<arch>\n", "an ar archive"), (rb"0707(01|02|07)", "a cpio archive"),
+    (rb"SQLite format 3\0", "an SQLite database"), (rb"!<arch>\n", "an ar archive"),
+    (rb"0707(01|02|07)", "a cpio archive"),
     (rb"\x04\x22\x4d\x18", "lz4 data"), (rb"LZIP", "lzip data"), (rb"\x1f\x9d", "data of compress(1)"),
     (rb"\x5d\0\0.{2}", "lzma data"), (rb"\x89LZO\0", "lzop data"), (rb"\x80[\x02-\x05]", "a Python pickle"),
 )
 
 
 def name_contents(head: bytes) -> str | None:
-    """What begins with these bytes: `a zip archive`, `an HTML page`, `text that begins 'url,label'`."""
+    """The kind of file that begins with these bytes: `a zip archive`, `text that begins 'url,label'`."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"version https://git-lfs.github.com/"):
         return "a Git LFS pointer, not the file itself (git lfs pull fetches it)"
@@ -37,15 +38,15 @@ def name_contents(head: bytes) -> str | None:
     for magic, name in _BINARY:
         if re.match(magic, head, re.DOTALL):
             return name
-    return _named_text(text)
+    return _describe_text(text)
 
 
-def _named_text(text: bytes) -> str | None:
-    """Text is UTF-8 without control characters; its last character may be cut."""
+def _describe_text(text: bytes) -> str | None:
+    """The phrase for UTF-8 without control characters. The last character may be cut. None for other bytes."""
     try:
         decoded = codecs.getincrementaldecoder("utf-8")().decode(text)
     except UnicodeDecodeError:
         return None
     if not decoded or not all(character.isprintable() or character in "\t\r\n" for character in decoded):
         return None
-    return f"text that begins {decoded.splitlines()[0][:_TEXT_SHOWN]!r}"
+    return f"text that begins {decoded.splitlines()[0][:_SHOWN]!r}"

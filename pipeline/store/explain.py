@@ -1,6 +1,7 @@
-"""A failure of the store -> one sentence that names the flag and the place.
+"""A failure of the store -> one sentence that says how the user named the place, and what is wrong with it.
 
-In: any exception that a store raises. Out: a `UserError`. The caller says which flag names the place: the store knows none.
+In: any exception that a store raises. Out: a `UserError`. The caller says how the user named the place: the store knows
+no flag of the command line.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from contextlib import contextmanager
 from pipeline.errors import UserError
 from pipeline.store.retry import describe_error, is_transient
 
-# Stores whose put is atomic: a reader sees the old object, none, or the new one whole.
+# Stores whose put is atomic: a reader sees the old object, no object, or the whole new object.
 ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 _PATTERN = re.compile(r"[*?\[{]")
+_NO_ANSWER = ("NoCredentialsError", "PartialCredentialsError", "gaierror")  # of botocore and socket
 
 
 def check_atomic_put(named: str, uri: str) -> None:
-    """Raise UserError unless a put to this store is atomic. `named`: the flag that names the place."""
+    """Raise UserError unless a put to this store is atomic. `named`: how the user named the place."""
     scheme = uri.split("://")[0] if "://" in uri else "file"
     if scheme != "file" and scheme not in ATOMIC_PUT:
         raise UserError(f"{named} {uri}: a file put to {scheme}:// is not whole-or-absent; use a local folder or "
@@ -27,12 +29,12 @@ def check_atomic_put(named: str, uri: str) -> None:
 
 @contextmanager
 def explaining_errors(named: str, uri: str) -> Iterator[None]:
-    """Raise what fails in the context as a UserError: one sentence that names the flag and the place.
+    """Raise any error in the context as a UserError of one sentence. A UserError passes unchanged.
 
-    Each store has its own exceptions, so all kinds are taken. A UserError passes as it is.
+    Each store has its own exceptions, so every Exception is caught.
 
     Args:
-        named: the flag that names the place, such as `--output`.
+        named: how the user named the place, such as `--output`.
     """
     try:
         yield
@@ -43,14 +45,16 @@ def explaining_errors(named: str, uri: str) -> Iterator[None]:
 
 
 def explain_error(named: str, uri: str, error: Exception) -> UserError:
-    """The one sentence for a failure of the store at the place that a flag names."""
+    """The sentence for a failure of the store at the place that the user named so."""
     if isinstance(error, FileNotFoundError) and _PATTERN.search(uri):
-        reason = "does not exist: a name is taken as it stands, and * ? [ ] { } do not stand for others; name the folder"
+        reason = ("does not exist: a name is taken as it stands, and * ? [ ] { } do not stand for others; name the "
+                  "folder")
     elif isinstance(error, FileNotFoundError):
         reason = "does not exist"
     elif isinstance(error, PermissionError):
-        why = describe_error(error, 200) if "://" in uri else ""  # the store's own words: expired, an unknown key, a clock that is wrong
-        reason = f"may not be read or written with the credentials at hand{why and f' ({why})'}"
+        # The store's own words may name the cause: an expired token, an unknown key, a wrong clock.
+        words = describe_error(error, 200) if "://" in uri else ""
+        reason = f"may not be read or written with the credentials at hand{words and f' ({words})'}"
     elif isinstance(error, ImportError):
         reason = f"needs a package that is not installed ({describe_error(error)})"
     elif is_transient(error) or type(error).__name__ in _NO_ANSWER:
@@ -58,6 +62,3 @@ def explain_error(named: str, uri: str, error: Exception) -> UserError:
     else:
         reason = f"cannot be used ({describe_error(error, 300)})"
     return UserError(f"{named} {uri} {reason}.")
-
-
-_NO_ANSWER = ("NoCredentialsError", "PartialCredentialsError", "gaierror")

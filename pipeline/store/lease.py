@@ -1,9 +1,9 @@
-"""One run at a time on an output, one training on a folder: `<output>/lease.json` says which, and until when.
+"""One run at a time on an output, and one training on a folder: `<output>/lease.json` names the run, and a deadline.
 
-In: an output and a run's id. Out: a `Lease` while the context lasts, renewed by a thread; `Busy` if another run has it.
-A lease is over at its deadline, or once its process is gone from this very machine. It saves work and spares confusion;
-the tables are right without it too, since a file is put whole and names the version it was made of.
-Not here: what is written under the lease. Machines' clocks must agree to half a minute.
+In: a folder and the id of a run. Out: a `Lease` while the context lasts, which a thread renews; `Busy` if another run
+holds the lease. A lease is over at its deadline, or when its process is gone from this machine. The clocks of machines
+must agree to `CLOCKS_APART_S`. Without leases the tables are right too: each file is put whole and names the version of
+its source. The lease saves work and confusion. Not here: the files that are written under the lease.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from pipeline.store.listing import list_input
 from pipeline.store.retry import describe_error
 
 LEASE_S, RENEW_S = 60.0, 15.0
-CLOCKS_APART_S = 30.0  # at most, of machines
-RENEWAL_ENDS_S = 5.0  # that a renewal under way is waited for
-LOOK_S = 0.2  # while another takes over
+CLOCKS_APART_S = 30.0  # the clocks of two machines differ by less
+RENEWAL_ENDS_S = 5.0  # a release waits so long for a renewal under way
+LOOK_S = 0.2  # between two looks while another run takes an old lease over
+
+_Mark = dict[str, Any]  # the content of lease.json: run_id, place, pid, since and until in seconds since 1970
 
 
 class Busy(UserError):
@@ -39,7 +41,7 @@ class Busy(UserError):
 
 
 class Lease:
-    """A lease as its holder sees it. `lost`: why it is no longer ours, or None. `kept`: why it could not be given back, or None."""
+    """A lease and its holder. `lost`: why the lease is not ours any more. `release_error`: why it was not released."""
 
     def __init__(self, folder: str, run_id: str, named: str, without: str) -> None:
         self.folder, self.run_id, self.named, self.without = folder, run_id, named, without
@@ -47,112 +49,114 @@ class Lease:
         self.since = time.time()
         self.renewed = time.monotonic()
         self.lost: str | None = None
-        self.kept: str | None = None
+        self.release_error: str | None = None
         self.ended = threading.Event()
         self.renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Raise Busy if another run has taken the lease, since this one did not renew it in time."""
+        """Raise Busy if another run has taken the lease, because this run did not renew it in time."""
         if self.lost:
-            raise Busy(f"{self.named} {self.folder}: this run was out of touch for longer than its lease, and {self.lost}; "
-                       "what it committed is kept.")
+            raise Busy(f"{self.named} {self.folder}: this run was out of touch for longer than its lease, and "
+                       f"{self.lost}; what it committed is kept.")
 
     def away_s(self) -> float:
         """Seconds since the store last took a renewal."""
         return time.monotonic() - self.renewed
 
     def take(self) -> None:
-        """Raise Busy if another run has it."""
-        while not storage.put_new(self.uri, self._mark()):
-            other = self._read()
+        """Take the lease and begin to renew it. Raises Busy if another run holds the lease."""
+        while not storage.put_new(self.uri, self._new_mark()):
+            other = self._read_mark()
             if other is None:
                 continue
             if not self._is_over(other):
-                raise Busy(f"{self.named} {self.folder} is being written by run {other['run_id']} ({other['place']}, process "
-                           f"{other['pid']}) since {_clock(other['since'])}; its lease lasts until "
-                           f"{_clock(other['until'])} if it is not renewed: wait for that run, or give {self.without}.")
-            if self._take_over(other):
+                raise Busy(f"{self.named} {self.folder} is being written by run {other['run_id']} ({other['place']}, "
+                           f"process {other['pid']}) since {_format_time(other['since'])}; its lease lasts until "
+                           f"{_format_time(other['until'])} if it is not renewed: wait for that run, or give "
+                           f"{self.without}.")
+            if self.take_over(other):
                 break
         self.renewed = time.monotonic()
         self.renewer.start()
 
-    def _take_over(self, over: dict[str, Any]) -> bool:
-        """Put our mark in place of one that is over; whether it was us who did, of several that try at once.
+    def take_over(self, old: _Mark) -> bool:
+        """Replace the mark of a lease that is over; whether this run did, of several that try at once.
 
-        Who makes the file that stands for the old mark may replace it. Who comes late makes that file anew, and then finds
-        another mark than the one he saw.
+        Only the maker of the turn file of a mark may replace that mark. A late maker finds another mark there.
         """
-        turn = f"{self.uri}.{hashlib.sha256(json.dumps(over, sort_keys=True).encode()).hexdigest()[:16]}"
-        mine = json.dumps({"run_id": self.run_id, "since": time.time()}).encode()
-        if not storage.put_new(turn, mine):
+        digest = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+        turn_file = f"{self.uri}.{digest[:16]}"
+        if not storage.put_new(turn_file, json.dumps({"run_id": self.run_id, "since": time.time()}).encode()):
             try:
-                since = float(json.loads(storage.read_bytes(turn))["since"])
+                since = float(json.loads(storage.read_bytes(turn_file))["since"])
             except (FileNotFoundError, ValueError, KeyError):
                 since = time.time()
-            if time.time() - since > LEASE_S:  # it died in the middle of this
-                storage.remove(turn)
+            if time.time() - since > LEASE_S:  # the other run died while it took the lease over
+                storage.remove(turn_file)
             time.sleep(LOOK_S)
             return False
         try:
-            there = self._read()
-            if there is None or {**there, "until": 0} != {**over, "until": 0} or not self._is_over(there):
+            mark = self._read_mark()
+            if mark is None or {**mark, "until": 0} != {**old, "until": 0} or not self._is_over(mark):
                 return False
-            storage.put_whole(self.uri, self._mark())
+            storage.put_whole(self.uri, self._new_mark())
         finally:
-            storage.remove(turn)
+            storage.remove(turn_file)
         return True
 
     def release(self) -> None:
-        """Leave the output to others. Where the store is away, the lease is over at its deadline."""
-        released = self.ended.is_set()
+        """Leave the folder to other runs. If the store is away, the lease is over at its deadline."""
+        is_released = self.ended.is_set()
         self.ended.set()
         self.renewer.join(RENEWAL_ENDS_S)
-        if self.lost or released:
+        if self.lost or is_released:
             return
         try:
             storage.remove(self.uri)
-        except Exception as error:  # noqa: BLE001  # each store has its own exceptions
-            self.kept = describe_error(error)
+        except Exception as error:  # each store has its own exceptions
+            self.release_error = describe_error(error)
 
     def _renew(self) -> None:
         while not self.ended.wait(RENEW_S):
             try:
-                other = self._read()
-                if other is None or other["run_id"] != self.run_id:
-                    self.lost = f"run {other['run_id']} has taken it" if other else "somebody has removed it"
+                mark = self._read_mark()
+                if mark is None or mark["run_id"] != self.run_id:
+                    self.lost = f"run {mark['run_id']} has taken it" if mark else "somebody has removed it"
                     return
-                storage.put_whole(self.uri, self._mark())
+                storage.put_whole(self.uri, self._new_mark())
                 self.renewed = time.monotonic()
-            except Exception as error:  # noqa: BLE001  # the store is away; so it is for other runs
+            except Exception as error:  # the store is away, for other runs too
                 logging.getLogger(__name__).warning("the lease is not renewed: %s", describe_error(error))
 
-    def _mark(self) -> bytes:
-        return json.dumps({"run_id": self.run_id, "place": _place(), "pid": os.getpid(), "since": self.since,
+    def _new_mark(self) -> bytes:
+        return json.dumps({"run_id": self.run_id, "place": name_place(), "pid": os.getpid(), "since": self.since,
                            "until": time.time() + LEASE_S}).encode()
 
-    def _read(self) -> dict[str, Any] | None:
-        """The mark as it is; one that cannot be understood is of a run that nobody knows, without a place or an end of its own."""
+    def _read_mark(self) -> _Mark | None:
+        """The mark in the store, if there is one. A damaged mark belongs to an unknown run and has no deadline."""
         try:
             data = storage.read_bytes(self.uri)
         except FileNotFoundError:
             return None
         try:
             mark = json.loads(data)
-            return {"run_id": str(mark["run_id"]), "place": str(mark["place"]), "pid": int(mark["pid"]), "since": float(mark["since"]),
-                    "until": float(mark["until"])}
+            return {"run_id": str(mark["run_id"]), "place": str(mark["place"]), "pid": int(mark["pid"]),
+                    "since": float(mark["since"]), "until": float(mark["until"])}
         except (ValueError, KeyError, TypeError, OverflowError):
-            return {"run_id": f"unknown (lease.json is damaged: {hashlib.sha256(data).hexdigest()[:8]})", "place": "nobody knows where",
-                    "pid": 0, "since": 0.0, "until": float("inf")}
+            return {"run_id": f"unknown (lease.json is damaged: {hashlib.sha256(data).hexdigest()[:8]})",
+                    "place": "nobody knows where", "pid": 0, "since": 0.0, "until": float("inf")}
 
-    def _is_over(self, mark: dict[str, Any]) -> bool:
-        """Whether its deadline has passed, or its process is gone from this machine. No lease lasts longer than `LEASE_S` from its last
-        renewal, whatever its mark says."""
+    def _is_over(self, mark: _Mark) -> bool:
+        """Whether the deadline has passed, or the process is gone from this machine.
+
+        A deadline that is too late is set to `LEASE_S` and `CLOCKS_APART_S` after the last renewal.
+        """
         now = time.time()
         if mark["until"] > now + LEASE_S:
-            mark["until"] = min(mark["until"], self._renewed_at(now) + LEASE_S + CLOCKS_APART_S)
+            mark["until"] = min(mark["until"], self._renewal_time(now) + LEASE_S + CLOCKS_APART_S)
         if mark["until"] < now:
             return True
-        if mark["place"] != _place():
+        if mark["place"] != name_place():
             return False
         try:
             os.kill(mark["pid"], 0)
@@ -162,8 +166,8 @@ class Lease:
             pass
         return False
 
-    def _renewed_at(self, now: float) -> float:
-        """When the mark was written, by the store's clock."""
+    def _renewal_time(self, now: float) -> float:
+        """When the mark was written, by the clock of the store."""
         try:
             return min(now, float(list_input(self.uri)["changed"][0].as_py()))
         except FileNotFoundError:
@@ -172,14 +176,14 @@ class Lease:
 
 @contextmanager
 def hold_lease(folder: str, run_id: str, named: str, without: str) -> Iterator[Lease]:
-    """The folder's lease, while the context lasts.
+    """Hold the lease of the folder while the context lasts.
 
     Args:
-        named: the flag that names the folder, such as `--output`.
-        without: the flag that goes on without a lease.
+        named: how the user named the folder, such as `--output`; messages begin with it.
+        without: what the user gives to go on without a lease.
 
     Raises:
-        Busy: another run has it.
+        Busy: another run holds the lease.
         UserError: the folder cannot be written.
     """
     lease = Lease(folder, run_id, named, without)
@@ -191,13 +195,13 @@ def hold_lease(folder: str, run_id: str, named: str, without: str) -> Iterator[L
         lease.release()
 
 
-def _place() -> str:
-    """The machine, or the container: where a process id has its meaning."""
+def name_place() -> str:
+    """The machine or the container in which the id of this process is valid."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         return socket.gethostname()
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return f"{datetime.fromtimestamp(min(max(seconds, 0), 4e9), UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,8 +1,8 @@
-"""The store: open, read, put whole, remove. With `listing`, the only module that knows fsspec.
+"""The store: open, read, put whole, remove. `listing` lists; the rest of the package reads ahead and explains.
 
 In: URIs of any fsspec scheme; `s3://` reads the standard AWS variables, AWS_ENDPOINT_URL included.
-Out: bytes, and `File`s with size and etag. Transient errors are tried again (`retry`), lengths checked, versions pinned.
-Not here: what the files mean, and retries of a whole shard (those are the run's).
+Out: bytes, and `File`s with size and etag. Calls with a transient error are repeated (`retry`).
+Not here: what the files mean, and how a whole shard is read again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import stat as modes
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,12 +26,12 @@ from pipeline.errors import UserError
 from pipeline.store.retry import with_retries
 from pipeline.store.uris import canonical_uri
 
-# Listings are never cached: other runs write there too. The tries are ours.
-S3_OPTIONS = {"use_listings_cache": False,
-              "config_kwargs": {"connect_timeout": 10, "read_timeout": 20,
-                                "retries": {"mode": "standard", "total_max_attempts": 1}}}
-_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # of a name that is not UTF-8, as `uris.printable` writes it
-ONE_PUT_BYTES = 5 * 2**30  # S3's limit; more would need a multipart upload, which a killed process leaves behind
+# No listing is cached, because other runs write to the store too. `retry` repeats calls, so botocore must not.
+S3_OPTIONS = {"use_listings_cache": False, "config_kwargs": {
+    "connect_timeout": 10, "read_timeout": 20, "retries": {"mode": "standard", "total_max_attempts": 1}}}
+_ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # a byte that is not UTF-8, as `uris.printable` writes it
+# S3 takes no more in one put. A multipart upload would take more, but a killed process leaves its parts behind.
+ONE_PUT_BYTES = 5 * 2**30
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,12 @@ class File:
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` and relative parts with one slash between."""
+    """`uri` and relative parts, joined by single slashes."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def child(root: str, path: str) -> str:
-    """The URI of a file that is `path` in a listing of `root`; `root` may itself be that file."""
+    """The URI of the file `path` in a listing of `root`. `root` may itself be that file."""
     return root if "/" not in path and root.endswith("/" + path) else join(root, path)
 
 
@@ -65,56 +64,58 @@ def is_web(uri: str) -> bool:
 
 
 def s3_filesystem(**options: Any) -> Any:
-    """An s3fs that leaves the tries to us."""
+    """An s3fs that repeats no call."""
     fs = fsspec.get_filesystem_class("s3")(**S3_OPTIONS, **options)
     fs.retries = 1
     return fs
 
 
 def locate(uri: str) -> tuple[Any, str]:
-    """The filesystem and the path in it. Nothing in a path has a meaning: no `::`, no `*`, no `?`.
+    """The filesystem of a URI and the path in it. A path is taken as it stands: `::`, `*` and `?` have no meaning.
 
-    Of a local path `\\xNN` stands for a byte that is not UTF-8, if only so there is a file of that name.
+    In a local path `\\xNN` stands for a byte that is not UTF-8, unless a file has the name as it stands.
     """
     uri = canonical_uri(uri)
     if "://" not in uri and "\\x" in uri and not os.path.lexists(uri):
-        as_it_is = os.fsdecode(_ODD_BYTE.sub(lambda match: chr(0xdc00 + int(match[1], 16)), uri).encode("utf-8", "surrogateescape"))
-        uri = as_it_is if os.path.lexists(as_it_is) else uri
+        surrogates = _ODD_BYTE.sub(lambda match: chr(0xdc00 + int(match[1], 16)), uri)
+        path = os.fsdecode(surrogates.encode("utf-8", "surrogateescape"))
+        uri = path if os.path.lexists(path) else uri
     kind: Any = fsspec.get_filesystem_class(uri.partition("://")[0] if "://" in uri else "file")
     fs = s3_filesystem() if is_s3(uri) else kind(**kind._get_kwargs_from_urls(uri))
     if is_s3(uri) and "?versionId=" in uri:
-        raise OSError(errno.EINVAL, "s3fs takes what follows '?versionId=' for a version, so a file of this name is out "
-                                    "of reach", uri)
+        reason = "s3fs takes what follows '?versionId=' for a version, so a file of this name is out of reach"
+        raise OSError(errno.EINVAL, reason, uri)
     return fs, kind._strip_protocol(uri)
 
 
 def version_of(info: dict[str, Any]) -> str:
-    """The version of a file: the store's etag; where it has none (local), its time of change and size."""
+    """The version of a file, from the `info` of its filesystem: the etag, or else the time of change and the size."""
     for name in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(name):
             return str(info[name]).strip('"')
     for name in ("mtime", "LastModified", "Last-Modified", "last_modified", "modified", "created"):
-        if info.get(name) is not None:  # 0 is a time too
+        if info.get(name) is not None:  # 0 is the year 1970
             return f"{info[name]}-{size_of(info)}"
     raise UserError(f"the store of {info.get('name')} gives neither an etag nor a time of change, "
                     "so a changed shard could not be told from an old one.")
 
 
 def size_of(info: dict[str, Any]) -> int:
-    """The size of a file in bytes, by what its store says of it. Raises OSError if it says none, as a web server may."""
+    """The size of a file in bytes, from the `info` of its filesystem. Raises OSError if the store gives none."""
     if info.get("size") is None:
-        raise OSError(errno.ENOTSUP, "the store gives no size of it, so it cannot be told from a part", info.get("name"))
+        reason = "the store gives no size of it, so it cannot be told from a part"
+        raise OSError(errno.ENOTSUP, reason, info.get("name"))
     return int(info["size"])
 
 
 def is_no_file(error: BaseException) -> bool:
-    """Whether this says that there is no file of that name: none at all, a folder, or a name that no file can have."""
+    """Whether the error says that no file has this name: nothing has it, a folder has it, or no file can have it."""
     return isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or (
         isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL))
 
 
 def stat(uri: str) -> File:
-    """The file at `uri` as the store has it now (its `path` is the base name). Raises FileNotFoundError, IsADirectoryError."""
+    """The file at `uri` now; its `path` is the base name. Raises FileNotFoundError or IsADirectoryError."""
     fs, path = locate(uri)
     info = with_retries(lambda: fs.info(path))
     if info.get("type") == "directory":
@@ -130,11 +131,14 @@ def exists(uri: str) -> bool:
 
 @contextmanager
 def open_read(uri: str) -> Iterator[tuple[Any, File]]:
-    """Open a file for reading here and there; and its version. Its reads are not tried again."""
+    """An open file whose reads are not repeated, and its version. Raises FileNotFoundError or IsADirectoryError."""
     fs, path = locate(uri)
-    if isinstance(fs, LocalFileSystem) and not modes.S_ISREG(mode := os.stat(path).st_mode):  # a pipe would be waited for
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri) if modes.S_ISDIR(mode) else \
-            FileNotFoundError(errno.ENOENT, "not a file but a pipe, a socket or a device", uri)
+    if isinstance(fs, LocalFileSystem):
+        mode = os.stat(path).st_mode
+        if modes.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri)
+        if not modes.S_ISREG(mode):  # opening a pipe would wait for its writer
+            raise FileNotFoundError(errno.ENOENT, "not a file but a pipe, a socket or a device", uri)
     with with_retries(lambda: fs.open(path, "rb")) as file:
         yield file, version_of_open_file(fs, path, file)
 
@@ -145,7 +149,7 @@ def version_of_open_file(fs: Any, path: str, file: Any) -> File:
     if isinstance(fs, LocalFileSystem):
         status = os.fstat(file.fileno())
         info = {"size": status.st_size, "mtime": status.st_mtime}
-    elif not info or is_web(path):  # of a web server an open file knows its size alone
+    elif not info or is_web(path):  # a file of a web server knows only its size
         info = with_retries(lambda: fs.info(path))
     return File(path.rsplit("/", 1)[-1], size_of(info), version_of(info))
 
@@ -160,43 +164,45 @@ def read_bytes(uri: str) -> bytes:
 def put_whole(uri: str, data: bytes) -> None:
     """Write a file so that no reader ever sees a part of it.
 
-    Object stores: one put. Local: a temporary file beside it (its name starts with a dot), flushed to disk,
-    then renamed over.
+    An object store gets one put. On the local disk a hidden file beside it is flushed to the disk and renamed.
+    Raises OSError if S3 takes no file of this size in one put.
     """
     fs, path = locate(uri)
     if isinstance(fs, LocalFileSystem):
-        with _written_beside(path, data) as temporary:
+        with _temporary_file(path, data) as temporary:
             os.replace(temporary, path)
     elif not is_s3(uri):
         with_retries(lambda: fs.pipe_file(path, data))
     elif len(data) < ONE_PUT_BYTES:
-        kind = {"ContentType": "text/html; charset=utf-8"} if uri.endswith(".html") else {}  # or browsers save it
-        with_retries(lambda: fs.pipe_file(path, data, chunksize=ONE_PUT_BYTES, **kind))
+        # Without a type browsers save a page instead of showing it.
+        options = {"ContentType": "text/html; charset=utf-8"} if uri.endswith(".html") else {}
+        with_retries(lambda: fs.pipe_file(path, data, chunksize=ONE_PUT_BYTES, **options))
     else:
         raise OSError(f"{len(data):,} bytes are more than S3 takes in one put; make the shard smaller")
 
 
 def put_new(uri: str, data: bytes) -> bool:
-    """Write a file if there is none; whether it was written. Of several who try at once, one does."""
+    """Write a file unless there is one; whether this call wrote the file. Of several calls at once, one does."""
     fs, path = locate(uri)
     try:
         if isinstance(fs, LocalFileSystem):
-            with _written_beside(path, data) as temporary:
+            with _temporary_file(path, data) as temporary:
                 os.link(temporary, path)
         else:
             with_retries(lambda: fs.pipe_file(path, data, mode="create"))
     except OSError as error:
-        if not isinstance(error, FileExistsError) and "pre-conditions" not in str(error):  # so says S3 of If-None-Match
+        if not isinstance(error, FileExistsError) and "pre-conditions" not in str(error):  # S3's words
             raise
         try:
-            return read_bytes(uri) == data  # ours after all: the reply to an earlier try was lost
+            return read_bytes(uri) == data  # equal if an earlier put of this call arrived and its reply was lost
         except FileNotFoundError:
             return False
     return True
 
 
 @contextmanager
-def _written_beside(path: str, data: bytes) -> Iterator[str]:
+def _temporary_file(path: str, data: bytes) -> Iterator[str]:
+    """A hidden file with this content in the folder of `path`, while the context lasts."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(4)}")
@@ -212,7 +218,7 @@ def _written_beside(path: str, data: bytes) -> Iterator[str]:
 
 
 def remove(uri: str) -> None:
-    """Remove a file, or a folder with all in it; nothing there is no error."""
+    """Remove a file, or a folder with all its files. No error if there is nothing."""
     fs, path = locate(uri)
     if isinstance(fs, LocalFileSystem):
         with suppress(FileNotFoundError):
@@ -224,21 +230,21 @@ def remove(uri: str) -> None:
             with_retries(lambda: fs.rm_file(name))
 
     with ThreadPoolExecutor(16) as pool:
-        deque(pool.map(remove_one, with_retries(lambda: fs.find(path))), maxlen=0)
+        list(pool.map(remove_one, with_retries(lambda: fs.find(path))))
 
 
 @contextmanager
 def removing_new_folders_on_error(uri: str) -> Iterator[None]:
-    """Where an error passes, remove what was made of a folder of the local disk, and of those that it is in, and is empty."""
+    """After an error in the context, remove a local folder that is new and empty, and new empty folders above it."""
     fs, path = locate(uri)
-    made: list[str] = []
+    new_folders: list[str] = []
     while isinstance(fs, LocalFileSystem) and not os.path.lexists(path):
-        made.append(path)
+        new_folders.append(path)
         path = os.path.dirname(path)
     try:
         yield
     except BaseException:
-        for folder in made:
+        for folder in new_folders:
             with suppress(OSError):
                 os.rmdir(folder)
         raise

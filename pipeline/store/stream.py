@@ -1,12 +1,13 @@
-"""A file of the store, read once from its start to its end or here and there, all of it in one version.
+"""A file of the store, read once from start to end or by seeking, all of it in one version.
 
-In: a URI. Out: an open file, and its version; `Replaced` if the store has another one by the end.
+In: a URI. Out: an open file and its version; `Replaced` if the store has another version by the end.
 Not here: what the bytes mean.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import threading
 from collections import deque
@@ -20,30 +21,29 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.store.retry import Replaced, with_retries
 from pipeline.store.storage import File, is_s3, locate, open_read, stat, version_of_open_file
 
-BLOCK_BYTES = 2**23  # fetched by one request
-_SEEKING = threading.Lock()  # files that are opened twice may share their position
-BLOCKS_AHEAD = 2  # requests on their way: one of S3 gives some 80 MB/s
+BLOCK_BYTES = 2**23  # of one request
+BLOCKS_AHEAD = 2  # requests at once: one request to S3 gives about 80 MB/s
+_SEEKING = threading.Lock()  # two open files of some stores share one position
 
 
 def open_stream(uri: str) -> AbstractContextManager[tuple[IO[bytes], File]]:
-    """Read a file once from its start, some blocks ahead, all of it in one version; and that version.
+    """A file to read once from its start, some blocks ahead; and its version.
 
-    S3 is asked for each range with If-Match on the etag that was opened; of other stores the version is looked at once
-    more at the end, before the context is left.
+    Each request to S3 names the etag of the opened file (If-Match). Other stores are asked again at the end.
 
     Raises:
-        Replaced: the file was replaced meanwhile: what was read so far is of the old version, if local maybe of both.
+        Replaced: the file was replaced. The bytes so far are of the old version; of a local file perhaps of both.
     """
-    return _open(uri, _Blocks)
+    return _open(uri, _BlockStream)
 
 
 def open_random(uri: str) -> AbstractContextManager[tuple[IO[bytes], File]]:
-    """The same for reading here and there, a block at a time."""
-    return _open(uri, _Ranges)
+    """A file to read by seeking, a request for each range; and its version. Raises Replaced as `open_stream` does."""
+    return _open(uri, _RangeFile)
 
 
 @contextmanager
-def _open(uri: str, kind: type[_Blocks | _Ranges]) -> Iterator[tuple[IO[bytes], File]]:
+def _open(uri: str, kind: type[_BlockStream | _RangeFile]) -> Iterator[tuple[IO[bytes], File]]:
     fs, path = locate(uri)
     with open_read(uri) as (file, version):
         if isinstance(fs, LocalFileSystem):
@@ -58,9 +58,9 @@ def _open(uri: str, kind: type[_Blocks | _Ranges]) -> Iterator[tuple[IO[bytes], 
 
 
 def _fetch(file: Any, start: int, stop: int) -> bytes:
-    """A range of an open file of a store, whole."""
+    """The bytes from `start` to `stop` of an open file. Raises Replaced, or ConnectionError if the reply is cut."""
     try:
-        if hasattr(file, "_fetch_range"):  # of fsspec's buffered files: a request of its own, in any thread
+        if hasattr(file, "_fetch_range"):  # a buffered file of fsspec: each call is one request, from any thread
             data: bytes = file._fetch_range(start, stop)
         else:
             with _SEEKING:
@@ -69,9 +69,11 @@ def _fetch(file: Any, start: int, stop: int) -> bytes:
     except ValueError as error:
         if "range requests" not in str(error):
             raise
-        raise OSError(errno.ENOTSUP, f"the web server gives no parts of a file, so none of over {BLOCK_BYTES / 2**20:.0f} MiB is read") from error
+        limit = f"{BLOCK_BYTES / 2**20:.0f} MiB"
+        raise OSError(errno.ENOTSUP,
+                      f"the web server gives no parts of a file, so none of over {limit} is read") from error
     except OSError as error:
-        if type(error).__name__ == "FileExpired":  # of s3fs: the etag is another one
+        if type(error).__name__ == "FileExpired":  # s3fs raises it for another etag
             raise Replaced(str(error)) from error
         raise
     if len(data) != stop - start:
@@ -79,8 +81,8 @@ def _fetch(file: Any, start: int, stop: int) -> bytes:
     return data
 
 
-class _Ranges(io.RawIOBase):
-    """An open file of a store, read in the ranges that are asked for."""
+class _RangeFile(io.RawIOBase):
+    """An open file of a store that fetches each range when it is read."""
 
     def __init__(self, file: Any, size: int) -> None:
         self.file = file
@@ -106,27 +108,28 @@ class _Ranges(io.RawIOBase):
         return stop - start
 
 
-class _Blocks(io.RawIOBase):
-    """An open file of a store as a stream of blocks, the next of which are on their way."""
+class _BlockStream(io.RawIOBase):
+    """An open file of a store that fetches its next `BLOCKS_AHEAD` blocks while one block is read."""
 
     def __init__(self, file: Any, size: int) -> None:
         self.file = file
         self.size = size
-        self.asked = 0
+        self.requested = 0
         self.block = memoryview(b"")
-        self.coming: deque[Future[bytes]] = deque()
+        self.blocks: deque[Future[bytes]] = deque()
         self.pool = ThreadPoolExecutor(BLOCKS_AHEAD, "fetch")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, room: Any) -> int:
-        while self.asked < self.size and len(self.coming) < BLOCKS_AHEAD:
-            stop = min(self.asked + BLOCK_BYTES, self.size)
-            self.coming.append(self.pool.submit(with_retries, lambda start=self.asked, stop=stop: _fetch(self.file, start, stop)))
-            self.asked = stop
-        if not len(self.block) and self.coming:
-            self.block = memoryview(self.coming.popleft().result())
+        while self.requested < self.size and len(self.blocks) < BLOCKS_AHEAD:
+            stop = min(self.requested + BLOCK_BYTES, self.size)
+            fetch = functools.partial(_fetch, self.file, self.requested, stop)
+            self.blocks.append(self.pool.submit(with_retries, fetch))
+            self.requested = stop
+        if not len(self.block) and self.blocks:
+            self.block = memoryview(self.blocks.popleft().result())
         number = min(len(room), len(self.block))
         room[:number] = self.block[:number]
         self.block = self.block[number:]

@@ -71,6 +71,6 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
             stop.last_calls.append(lease.release)
         from pipeline.training.on_ray import train_on_ray  # with it torch and Ray
         figures = train_on_ray(examples, validation, holdout, recipe, chosen, classes, folder, num_workers, stream, Watch(stop, lease))
-    if lease and lease.kept:
-        stream.write(f"the lease is not given back ({lease.kept}); it is over within a minute\n")
+    if lease and lease.release_error:
+        stream.write(f"the lease is not given back ({lease.release_error}); it is over within a minute\n")
     return figures

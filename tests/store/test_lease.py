@@ -30,7 +30,7 @@ def test_it_is_over_at_its_deadline_or_with_its_process(tmp_path):
     mark(tmp_path)
     with pytest.raises(Busy, match="run r0"), hold_lease(str(tmp_path), "r1", "--output", "--no-lease"):
         pass
-    for changes in ({"until": time.time() - 1}, {"place": lease._place(), "pid": 2**22 + 1}):
+    for changes in ({"until": time.time() - 1}, {"place": lease.name_place(), "pid": 2**22 + 1}):
         mark(tmp_path, **changes)
         with hold_lease(str(tmp_path), "r1", "--output", "--no-lease") as mine:
             assert mine.lost is None
@@ -59,7 +59,7 @@ def test_of_several_who_find_it_over_one_takes_it(tmp_path):
         old = json.loads((tmp_path / "lease.json").read_text())
         leases = [Lease(str(tmp_path), f"r{number}", "--output", "--no-lease") for number in range(1, 9)]
         with ThreadPoolExecutor(8) as pool:
-            assert sum(pool.map(lambda one, old=old: one._take_over(old), leases)) == 1
+            assert sum(pool.map(lambda one, old=old: one.take_over(old), leases)) == 1
         assert json.loads((tmp_path / "lease.json").read_text())["run_id"] != "r0"
         assert [path.name for path in tmp_path.iterdir()] == ["lease.json"]
 
@@ -70,7 +70,7 @@ def test_who_died_while_taking_over_stops_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "put_whole", lambda *_: 1 / 0)
     monkeypatch.setattr(storage, "remove", lambda *_: None)
     with pytest.raises(ZeroDivisionError):
-        dead._take_over(json.loads((tmp_path / "lease.json").read_text()))
+        dead.take_over(json.loads((tmp_path / "lease.json").read_text()))
     monkeypatch.undo()
     monkeypatch.setattr(lease, "LEASE_S", 0.3)
     with hold_lease(str(tmp_path), "r1", "--output", "--no-lease"):

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from pipeline.store import storage
-from pipeline.store.listing import LOOP, MISSING, REFUSED, iterate_files, list_files, list_input
+from pipeline.store.listing import iterate_files, list_files, list_input
+from pipeline.store.local_files import LOOP, MISSING, REFUSED
 
 NAMES = ["a.tar", "dt=2026-11-23/b c.tar", "x/ü+%41&<'\".tar", "x/y/z.tar"]
 

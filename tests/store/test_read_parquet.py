@@ -12,7 +12,7 @@ from pipeline.store.read_parquet import read_table
 
 THREADS = """
 import os, sys
-from pipeline.parquet import read_table
+from pipeline.store.read_parquet import read_table
 data = sys.stdin.buffer.read()
 before = len(os.listdir("/proc/self/task"))
 assert len(read_table(data)) == 1000

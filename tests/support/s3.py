@@ -2,7 +2,7 @@
 
 import socket
 
-from pipeline.store import listing
+from pipeline.store import s3_pages
 
 KEY, SECRET = "testkey", "testsecret"
 
@@ -28,4 +28,4 @@ def forget_s3() -> None:
     """Let this process connect anew, as its environment says now."""
     import s3fs
     s3fs.S3FileSystem.clear_instance_cache()
-    listing._s3_lister.cache_clear()
+    s3_pages.connect.cache_clear()
