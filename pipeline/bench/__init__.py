@@ -1,8 +1,7 @@
 """The benchmark: every rival in the same run, ratios rather than rates, start-up apart from steady state.
 
-A file for each part (`decode`, `model`, `feed`, `job`, `driver`, `plan`, `sql`, `gpu`), and the rivals of `gpu` in their own; each
-takes a `Setting` and returns a `Part`.
-Rivals are installed by `make bench` and are no dependency of the library.
+Each of `PARTS` is a module whose `measure` takes a `Setting` and returns a `Part`. `make bench` installs the rivals;
+they are no dependency of the library.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ PARTS = ("decode", "model", "feed", "job", "driver", "plan", "sql", "gpu")
 
 
 def run(parts: list[str], setting: Setting) -> dict[str, Any]:
-    """Run the parts in order: `ratios`, flat, and the `figures` behind them."""
+    """Run the parts in order: the `ratios` of all parts in one dict, and the `figures` behind them."""
     ratios: dict[str, float] = {}
     figures: dict[str, object] = {}
     for name in parts:

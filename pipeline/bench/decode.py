@@ -1,7 +1,8 @@
-"""Benchmark part `decode`: one core, encoded bytes -> pixels; ours against what others do.
+"""Benchmark part `decode`: encoded bytes -> pixels on one core, by our decoder and by its rivals.
 
-Rivals by whole work (decode, resize to 341, centre crop 299, uint8): Pillow through timm's own evaluation transform
-without its float conversion; simplejpeg with Pillow's resize of the crop box; torchvision. Decoding alone is the limit.
+The whole work is to decode, resize to 341 and crop the centre 299, as uint8. The rivals are Pillow through timm's
+evaluation transform without its float conversion, simplejpeg with Pillow's resize of the crop box, and torchvision. The
+limit is to decode alone.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from pipeline.model.spec import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
 
 LARGE = (4000, 3000)  # 12 megapixels, as a phone takes them
 NUM_LARGE = 8
+OURS, PILLOW, ONLY = "ours", "Pillow, as timm does it", "decode only: ours"
 
 
 def measure(setting: Setting) -> Part:
-    """Ratios `decode_vs_pillow`, `decode_of_decode_only`, `decode_vs_pillow_12mp`; on one core of those we have."""
+    """Ratios `decode_vs_pillow`, `decode_of_decode_only`, `decode_vs_pillow_12mp`."""
     part = Part()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with one_core():
-        for name, images in (("ImageNet-size", setting.photos[:90]), ("12 megapixels", large(setting.photos))):
-            rates = race({rival: _over(images, work) for rival, work in _rivals().items()}, setting.repeats)
+        for name, images in (("ImageNet-size", setting.photos[:90]), ("12 megapixels", enlarge(setting.photos))):
+            rates = race({rival: _work_on(images, work) for rival, work in _rivals().items()}, setting.repeats)
             show(f"decode, one core, {name}, {sum(map(len, images)) // len(images) // 1000} KB each", rates, OURS)
             vs_pillow, of_only = ratio(rates[OURS], rates[PILLOW]), ratio(rates[OURS], rates[ONLY])
             part.figures[f"decode, {name}"] = rates
@@ -43,23 +45,20 @@ def measure(setting: Setting) -> Part:
     return part
 
 
-OURS, PILLOW, ONLY = "ours", "Pillow, as timm does it", "decode only: ours"
-
-
-def large(photos: list[bytes]) -> list[bytes]:
+def enlarge(photos: list[bytes]) -> list[bytes]:
     """Photographs enlarged to 12 megapixels, with the noise of a sensor, JPEG quality 92: about 2 MB each."""
     random = np.random.default_rng(0)
-    made = []
+    enlarged = []
     for photo in photos[:NUM_LARGE]:
         pixels = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB").resize(LARGE, Image.Resampling.BICUBIC))
         noisy = pixels + random.normal(0, 3, pixels.shape).astype(np.float32)
         buffer = io.BytesIO()
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=92)
-        made.append(buffer.getvalue())
-    return made
+        enlarged.append(buffer.getvalue())
+    return enlarged
 
 
-def _over(images: list[bytes], work: Callable[[bytes], object]) -> Callable[[], int]:
+def _work_on(images: list[bytes], work: Callable[[bytes], object]) -> Callable[[], int]:
     def run() -> int:
         for image in images:
             work(image)
@@ -69,7 +68,7 @@ def _over(images: list[bytes], work: Callable[[bytes], object]) -> Callable[[], 
 
 def _rivals() -> dict[str, Callable[[bytes], object]]:
     import torchvision
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
     from torchvision.transforms import v2
     slot_HWC = np.empty((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     timm_transform = create_transform((3, INPUT_SIZE, INPUT_SIZE), interpolation="bicubic", mean=(MEAN,) * 3,
@@ -78,7 +77,7 @@ def _rivals() -> dict[str, Callable[[bytes], object]]:
     tv_pixels = v2.Compose([v2.Resize(RESIZE_SIDE, v2.InterpolationMode.BICUBIC, antialias=True),
                             v2.CenterCrop(INPUT_SIZE)])
 
-    def box(encoded: bytes) -> np.ndarray:
+    def by_simplejpeg(encoded: bytes) -> np.ndarray:
         image = Image.fromarray(simplejpeg.decode_jpeg(encoded))
         side = min(image.size)
         half = side * INPUT_SIZE / RESIZE_SIDE / 2
@@ -88,14 +87,15 @@ def _rivals() -> dict[str, Callable[[bytes], object]]:
 
     def by_torchvision(encoded: bytes) -> torch.Tensor:
         data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-        return tv_pixels(torchvision.io.decode_image(data, torchvision.io.ImageReadMode.RGB))
+        pixels: torch.Tensor = tv_pixels(torchvision.io.decode_image(data, torchvision.io.ImageReadMode.RGB))
+        return pixels
 
     return {
         OURS: lambda encoded: decode(encoded, slot_HWC, max_pixels=10**9, max_bytes=10**9),
-        "ours, large JPEGs at full scale": lambda encoded: decode(encoded, slot_HWC, max_pixels=10**9, max_bytes=10**9,
-                                                                  reduce=False),
+        "ours, large JPEGs at full scale": lambda encoded: decode(
+            encoded, slot_HWC, max_pixels=10**9, max_bytes=10**9, reduce=False),
         PILLOW: lambda encoded: np.asarray(timm_pixels(Image.open(io.BytesIO(encoded)).convert("RGB"))),
-        "simplejpeg, Pillow resizes the crop": box,
+        "simplejpeg, Pillow resizes the crop": by_simplejpeg,
         "torchvision, v2": by_torchvision,
         ONLY: lambda encoded: read_jpeg(encoded, Room(10**9), reduce=True),
         "decode only: simplejpeg": lambda encoded: simplejpeg.decode_jpeg(encoded),

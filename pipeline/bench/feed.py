@@ -1,11 +1,12 @@
 """Benchmark part `feed`: how many decoded images a second reach the place where a network would take them.
 
-Ours is the job's own Ray Data chain up to an actor that takes the pixels and counts them. The rivals read the
-same tar shards on the same cores, each in a process of its own, and throw the images away:
-Ray Data as its guide to image classification teaches (`read_webdataset`, torchvision's ToTensor and Resize, the
-original image kept beside, `map_batches` on an actor); webdataset with a DataLoader and Pillow; Daft with its own
-decoder and resizer (bilinear, to the square: less work than ours).
-Steady state is the slope between two numbers of shards; the ceiling is cores x one core's decode and resize.
+Ours is the job's own Ray Data chain up to an actor that counts the images. The rivals read the same tar shards on the
+same cores, each in a process of its own, and throw the images away:
+- Ray Data as its guide to image classification teaches: `read_webdataset`, torchvision's ToTensor and Resize, with the
+  original image beside, and `map_batches` on an actor.
+- webdataset with a DataLoader and Pillow.
+- Daft with its own decoder and resizer: bilinear, to the square, which is less work than ours.
+Steady state is the slope between two numbers of shards. The ceiling is our decoder on one core, times the cores.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pipeline.images.decode import decode
 from pipeline.model.spec import INPUT_SIZE, MEAN, RESIZE_SIDE, STD
 
 SIZES = {"ours": (40, 200), "Ray Data, as documented": (10, 40), "webdataset, DataLoader, Pillow": (10, 50),
-         "Daft": (10, 40)}  # shards; the difference takes each 10 seconds or more on two cores
+         "Daft": (10, 40)}  # shards; the difference takes 10 seconds or more on two cores
 
 
 def measure(setting: Setting) -> Part:
@@ -46,7 +47,7 @@ def measure(setting: Setting) -> Part:
         for _ in range(max(1, setting.repeats // 2)):
             ceilings.append(len(os.sched_getaffinity(0)) * one_core_rate(setting.photos))
             for name, sizes in SIZES.items():
-                seconds = {PER_SHARD * number: [_run(name, f"{folder}/{number}")] for number in sizes}
+                seconds = {PER_SHARD * number: [_time_feeder(name, f"{folder}/{number}")] for number in sizes}
                 rate, start = slope(seconds)
                 rates[name].append(rate)
                 starts[name].append(start)
@@ -76,8 +77,8 @@ def one_core_rate(photos: list[bytes]) -> float:
         return median(race({"one": work}, 5)["one"])
 
 
-def _run(name: str, folder: str) -> float:
-    """Seconds of a process that feeds all images under `folder`; it must have seen every one."""
+def _time_feeder(name: str, folder: str) -> float:
+    """Seconds of a process that feeds all images under `folder`. Raises RuntimeError unless it counts every image."""
     begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-W", "ignore", "-m", "pipeline.bench.feed", name, folder],
                           capture_output=True, text=True, check=False)
@@ -89,7 +90,7 @@ def _run(name: str, folder: str) -> float:
 
 
 class NullLabeller:
-    """In the labeller's place: takes the pixels as it does, and counts them."""
+    """Stands for the labeller: takes pixels and counts images."""
 
     def __call__(self, batch: Any) -> dict[str, np.ndarray]:
         from pipeline.stages.batch import pixels_of
@@ -109,14 +110,15 @@ def _ours(folder: str) -> int:
     cores = len(os.sched_getaffinity(0))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     config = Config(input=folder, output=folder + "-tables", decode_threads=cores)
-    pools = choose_pools(config, [Node("here", "", cores, 1)], "cuda")  # as for a network that never makes them wait
-    pools = dataclasses.replace(pools, decode_cpus=0.5)  # Ray's own account; the threads are what takes the cores
-    found = find.find_shards(folder).shards
-    found = found.append_column("number", pa.array(range(len(found)), pa.int32()))
-    decoded = graph.chain_stages(pools, graph.shard_tables(config, pools, found), {"decode": graph.decode_stage(config, pools)}, {})
-    counted = decoded.map_batches(
+    pools = choose_pools(config, [Node("here", "", cores, 1)], "cuda")  # the pools of a network that is never slower
+    pools = dataclasses.replace(pools, decode_cpus=0.5)  # for Ray's accounting; the threads take the cores
+    shards = find.find_shards(folder).shards
+    shards = shards.append_column("number", pa.array(range(len(shards)), pa.int32()))
+    tables = graph.shard_tables(config, pools, shards)
+    blocks = graph.chain_stages(pools, tables, {"decode": graph.decode_stage(config, pools)}, {})
+    counts = blocks.map_batches(
         NullLabeller, batch_size=1, batch_format="pyarrow", num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
-    return sum(int(np.sum(block["num"])) for block in counted.iter_batches(batch_size=None, batch_format="numpy"))
+    return sum(int(np.sum(block["num"])) for block in counts.iter_batches(batch_size=None, batch_format="numpy"))
 
 
 def _ray_as_documented(folder: str) -> int:
@@ -124,19 +126,19 @@ def _ray_as_documented(folder: str) -> int:
 
     import ray
     from torchvision import transforms
-    preprocess = transforms.Compose([  # to float first, as its guides do
-        lambda image: np.dstack([image] * 3) if image.ndim == 2 else image,  # grey; theirs are all in colour
+    preprocess = transforms.Compose([  # to float first, as in the guide
+        lambda image: np.dstack([image] * 3) if image.ndim == 2 else image,  # a grey image; the guide has none
         transforms.ToTensor(), transforms.Resize(RESIZE_SIDE, transforms.InterpolationMode.BICUBIC),
         transforms.CenterCrop(INPUT_SIZE), transforms.Normalize([MEAN] * 3, [STD] * 3)])
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     dataset = ray.data.read_webdataset(folder).map(
         lambda row: {"original_image": row["jpg"], "transformed_image": preprocess(row["jpg"]).numpy()})
-    counted = dataset.map_batches(NullModel, batch_size=32, compute=ray.data.ActorPoolStrategy(size=1))
-    return sum(row["num"] for row in counted.take_all())
+    counts = dataset.map_batches(NullModel, batch_size=32, compute=ray.data.ActorPoolStrategy(size=1))
+    return sum(row["num"] for row in counts.take_all())
 
 
 class NullModel:
-    """In the place of the guide's ResnetModel: takes a batch as it does, and counts its images."""
+    """Stands for the guide's ResnetModel: takes a batch and counts its images."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         import torch
@@ -144,11 +146,11 @@ class NullModel:
 
 
 def _webdataset(folder: str) -> int:
-    import timm.data
     import torch
     import webdataset
-    preprocess = timm.data.create_transform((3, INPUT_SIZE, INPUT_SIZE), interpolation="bicubic", mean=(MEAN,) * 3,
-                                            std=(STD,) * 3, crop_pct=0.875)
+    from timm.data.transforms_factory import create_transform
+    preprocess = create_transform((3, INPUT_SIZE, INPUT_SIZE), interpolation="bicubic", mean=(MEAN,) * 3,
+                                  std=(STD,) * 3, crop_pct=0.875)
     shards = sorted(os.path.join(folder, name) for name in os.listdir(folder))
     from PIL import Image
     dataset = webdataset.WebDataset(shards, shardshuffle=False).map(
@@ -162,23 +164,23 @@ def _daft(folder: str) -> int:
 
     from pipeline.formats.tar import read_samples
 
-    @daft.udf(return_dtype=daft.DataType.list(daft.DataType.binary()))  # Daft has no tar reader
-    def members(paths: Any) -> list[list[bytes]]:
-        found = []
+    def read_members(paths: Any) -> list[list[bytes]]:
+        shards = []
         for path in paths.to_pylist():
             with open(path, "rb") as file:
-                found.append([sample.encoded for sample in read_samples(file, 2**26)])
-        return found
+                shards.append([sample.encoded for sample in read_samples(file, 2**26)])
+        return shards
 
-    @daft.udf(return_dtype=daft.DataType.int64())
     def consume(images: Any) -> list[int]:
         return [1] * len(images)
 
+    members = daft.udf(return_dtype=daft.DataType.list(daft.DataType.binary()))(read_members)  # Daft reads no tars
+    count = daft.udf(return_dtype=daft.DataType.int64())(consume)
     paths = sorted(os.path.join(folder, name) for name in os.listdir(folder))
     frame = daft.from_pydict({"path": paths})
     frame = frame.select(members(daft.col("path")).alias("image")).explode("image")
     frame = frame.select(daft.col("image").decode_image(mode="RGB").resize(INPUT_SIZE, INPUT_SIZE).alias("image"))
-    return sum(frame.select(consume(daft.col("image")).alias("num")).to_pydict()["num"])
+    return sum(frame.select(count(daft.col("image")).alias("num")).to_pydict()["num"])
 
 
 FEEDERS: dict[str, Callable[[str], int]] = {

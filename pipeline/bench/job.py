@@ -1,8 +1,8 @@
-"""Benchmark part `job`: the whole of `jobs/label.py`, as a process, over 1, 4 and 16 shards of 90 photographs.
+"""Benchmark part `job`: `jobs/label.py` as a process, over 1, 4 and 16 shards of 90 photographs.
 
-Steady state is the slope from 4 to 16 shards, against the labeller alone on all cores, measured before and after. Peak
-memory is what the job's process and all that it started have to themselves, and the object store. Untrained weights,
-from a file, since making them takes seconds that weights from a file do not.
+Steady state is the slope from 4 to 16 shards. The rival is the labeller alone on all cores, measured before and after.
+Peak memory counts the private memory of the job and all its child processes, and the object store. The weights are
+untrained and come from a file, because making them takes seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -22,15 +21,18 @@ from typing import NamedTuple
 import psutil
 
 from pipeline.bench.measure import JOB, Part, Setting, race, ratio, slope
-from pipeline.bench.model import BATCH, labeller, pixels
+from pipeline.bench.model import BATCH, decode_photos, make_labeller
 from pipeline.bench.photos import PER_SHARD, write_shards
 from pipeline.model import weights
 
 SIZES = (1, 4, 16)  # shards
-LOOK_S, MEMORY_S = 0.2, 1.0  # how often a run is watched: five looks a second at its memory took 1.2 % of two cores
+# Between two looks at a run, and at its memory: five looks a second at the memory took 1.2 % of two cores.
+LOOK_S, MEMORY_S = 0.2, 1.0
 
 
 class Run(NamedTuple):
+    """One process: its duration, the time of its first table, and its peak memory."""
+
     seconds: float
     first_commit_s: float
     peak_bytes: int
@@ -40,8 +42,7 @@ def measure(setting: Setting) -> Part:
     """Ratios `job_of_labeller`, `job_first_commit_s` (seconds), `job_memory_16x_over_4x`."""
     import safetensors.torch
     state = weights.load(weights.identify("seed:0"))
-    network, image_NHWC = labeller(state), pixels(setting.photos, 2 * BATCH)
-    alone: Callable[[], int] = lambda: len(network(image_NHWC))
+    network, image_NHWC = make_labeller(state), decode_photos(setting.photos, 2 * BATCH)
     runs: dict[int, list[Run]] = {number: [] for number in SIZES}
     rates, labels = [], []
     with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
@@ -49,11 +50,11 @@ def measure(setting: Setting) -> Part:
         for number in SIZES:
             write_shards(setting.photos, f"{folder}/{number}", number)
         for round_ in range(max(1, setting.repeats // 2)):
-            before = race({"alone": alone}, 3)["alone"]
+            before = race({"alone": lambda: len(network(image_NHWC))}, 3)["alone"]
             for number in SIZES:
                 runs[number].append(run_job(f"{folder}/{number}", f"{folder}/tables-{number}-{round_}",
                                             f"{folder}/weights.safetensors", number))
-            labels.append(median(before + race({"alone": alone}, 3)["alone"]))
+            labels.append(median(before + race({"alone": lambda: len(network(image_NHWC))}, 3)["alone"]))
             rates.append(slope({number * PER_SHARD: [runs[number][-1].seconds] for number in SIZES[1:]})[0])
     part = Part(figures={"job": {"labeller": labels, "job": rates, "runs": runs}})
     part.ratios["job_of_labeller"] = ratio(rates, labels)
@@ -71,12 +72,12 @@ def measure(setting: Setting) -> Part:
 
 
 def run_job(folder: str, output: str, weights_path: str, number: int) -> Run:
-    """Run the job as a process, and watch it; raises RuntimeError unless it wrote `number` tables."""
+    """Run the job as a process and watch it. Raises RuntimeError unless it writes `number` tables."""
     begun = time.perf_counter()
     first, peak, looked = 0.0, 0, 0.0
     with open(output + ".log", "wb") as log:
-        process = subprocess.Popen([sys.executable, JOB, "--input", folder, "--output", output, "--weights", weights_path],
-                                   stdout=log, stderr=log)
+        command: list[str | Path] = [sys.executable, JOB, "--input", folder, "--output", output, "--weights", weights_path]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None:
             first = first or (time.perf_counter() - begun if glob.glob(f"{output}/labels/*/*.parquet") else 0.0)
             if time.perf_counter() - looked > MEMORY_S:
@@ -89,15 +90,15 @@ def run_job(folder: str, output: str, weights_path: str, number: int) -> Run:
 
 
 def _memory(pid: int) -> int:
-    """Bytes that a process and all that it started have to themselves, and those of the object store.
+    """The private bytes of a process and all its child processes, and the bytes of the object store.
 
-    The proportional set size would say it in one, but costs many times as much to ask for.
+    The proportional set size is the same in one figure, but costs many times as much.
     """
-    total = psutil.disk_usage("/dev/shm").used
+    total = int(psutil.disk_usage("/dev/shm").used)
     try:
         root = psutil.Process(pid)
         for process in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):  # it has ended
+            with contextlib.suppress(psutil.Error):  # the process has ended
                 memory = process.memory_info()
                 total += memory.rss - memory.shared
     except psutil.NoSuchProcess:

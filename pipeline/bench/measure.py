@@ -1,6 +1,6 @@
-"""How the benchmark measures: rivals in turn, A B C A B C, so that a machine that slows down slows all of them.
+"""How the benchmark measures: rivals take turns, A B C A B C, so that a machine that slows down slows all of them.
 
-In: functions that do work and return how many units they did. Out: rates, ratios round by round, tables.
+In: functions that do work and return how many units they did. Out: rates, ratios round by round, printed tables.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ class Setting:
     """What all parts share. `photos`: encoded photographs of ImageNet's sizes, at least 90."""
 
     photos: list[bytes]
-    folder: str  # scratch space, on local disk
-    repeats: int
+    folder: str  # scratch space, on the local disk
+    repeats: int  # rounds
 
 
 @dataclass
 class Part:
-    """What a part found: `ratios` by the names that the JSON line carries, `figures` for the record."""
+    """The result of a part: `ratios` by their names in the JSON line, and `figures` for the record."""
 
     ratios: dict[str, float] = field(default_factory=dict)
     figures: dict[str, object] = field(default_factory=dict)
 
 
 def race(rivals: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, list[float]]:
-    """Units a second of each rival, one figure a round; a first round is not counted."""
+    """Units a second of each rival, one figure for each round. One more round comes first and does not count."""
     rates: dict[str, list[float]] = {name: [] for name in rivals}
     for round_ in range(repeats + 1):
         for name, work in rivals.items():
@@ -47,7 +47,7 @@ def race(rivals: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, lis
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Work on one core of those we have, then on all again."""
+    """Let this process use one of its cores while the context lasts."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     try:
@@ -57,12 +57,12 @@ def one_core() -> Iterator[None]:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios round by round."""
+    """The median of the ratios of the rounds."""
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def show(title: str, rates: Mapping[str, list[float]], against: str, unit: str = "images/s") -> None:
-    """Print a table: median, spread, and the ratio to the rival `against`."""
+    """Print a table: the median, minimum and maximum of each rival, and the ratio to the rival `against`."""
     print(f"\n{title} ({len(rates[against])} rounds)")
     print(f"  {'':44} {unit:>12}  {'min':>9} {'max':>9}  ratio")
     for name, values in rates.items():
@@ -71,7 +71,7 @@ def show(title: str, rates: Mapping[str, list[float]], against: str, unit: str =
 
 
 def slope(seconds: Mapping[int, list[float]]) -> tuple[float, float]:
-    """Steady state and start-up from whole runs of two sizes: units a second between them, seconds at size 0."""
+    """Steady state and start-up, from the seconds of runs of two sizes: units a second, and seconds at size 0."""
     small, large = sorted(seconds)
     rate = (large - small) / (median(seconds[large]) - median(seconds[small]))
     return rate, median(seconds[small]) - small / rate

@@ -1,8 +1,8 @@
 """Benchmark part `model`: decoded images -> answers, on this machine's processor.
 
 Ours is the whole labeller: uint8 pixels in, top-5 and embeddings out. The rivals get normalised float tensors and give
-logits. All with the same weights and threads, and all but timm as it is shipped in the precision that the job takes on
-this processor: bf16 where it computes in it. Elsewhere bf16 is emulated, a sixth as fast as fp32, so they run in fp32.
+logits. All have the same weights and threads. All but timm as shipped compute in the precision of the job on this
+processor: bf16 where the processor has it, else fp32, because emulated bf16 is a sixth as fast.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ OURS, EAGER, OPENVINO = "ours", "timm eager fp32", "OpenVINO"
 
 
 def measure(setting: Setting) -> Part:
-    """Ratios `model_vs_timm_eager`, `model_vs_openvino_bf16`; the figures say whether it was bf16."""
-    image_NHWC = pixels(setting.photos, BATCH)
+    """Ratios `model_vs_timm_eager`, `model_vs_openvino_bf16`; the figures name the precision."""
+    image_NHWC = decode_photos(setting.photos, BATCH)
     state = weights.load(weights.identify("seed:0"))
     precision = resolve_precision("auto", "cpu")
     rates = race(_rivals(state, image_NHWC, precision), setting.repeats)
@@ -37,16 +37,16 @@ def measure(setting: Setting) -> Part:
     return part
 
 
-def pixels(photos: list[bytes], number: int) -> np.ndarray:
-    """The first `number` photographs as uint8 [number, 299, 299, 3], again from the start if there are fewer."""
+def decode_photos(photos: list[bytes], number: int) -> np.ndarray:
+    """The first `number` photographs as uint8 [number, 299, 299, 3]. Fewer photographs are repeated."""
     image_NHWC = np.empty((number, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
     for index, slot_HWC in enumerate(image_NHWC):
         decode(photos[index % len(photos)], slot_HWC, max_pixels=10**9, max_bytes=10**9)
     return image_NHWC
 
 
-def labeller(state: dict[str, torch.Tensor]) -> Labeller:
-    """The labeller as the job makes it on this machine, with all cores."""
+def make_labeller(state: dict[str, torch.Tensor]) -> Labeller:
+    """The labeller of the job on this machine, with all cores."""
     return Labeller(state, "cpu", resolve_precision("auto", "cpu"), os.cpu_count())
 
 
@@ -61,7 +61,7 @@ def _rivals(state: dict[str, torch.Tensor], image_NHWC: np.ndarray, precision: s
         model.load_state_dict(state, strict=False)
         model.eval().requires_grad_(False)
     last.to(memory_format=torch.channels_last)
-    ours = labeller(state)
+    ours = make_labeller(state)
 
     core = openvino.Core()
     core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "bf16" if half else "f32", "PERFORMANCE_HINT": "THROUGHPUT",

@@ -1,7 +1,7 @@
 """The photographs of the benchmark, and shards of them.
 
-In: a folder of tar shards, or nothing: then the photographs that scikit-image and scikit-learn ship, cut to ImageNet's
-most frequent size. Out: encoded images, and as many shards of 90 as a part asks for.
+In: a folder of tar shards; without one, the photographs of scikit-image and scikit-learn, cut to ImageNet's most
+frequent size. Out: encoded images, and shards of 90 images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.store import storage
 from pipeline.store.stream import open_stream
 
 PER_SHARD = 90
-TYPICAL = (500, 375)  # of ImageNet, width and height; at quality 92 it comes to ImageNet's 110 KB
+TYPICAL = (500, 375)  # width and height in ImageNet; at quality 92 a file has ImageNet's 110 KB
 PACKAGED = {"skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg",
                         "data/motorcycle_left.png"),
             "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg")}
@@ -32,24 +32,25 @@ def photographs(folder: str | None) -> list[bytes]:
     """Encoded photographs: the JPEGs in the shards under `folder`, or 180 crops of the packaged ones.
 
     Raises:
-        UserError: fewer than 90 JPEGs there.
+        UserError: the folder has fewer than 90 JPEGs.
     """
     if folder is None:
-        return _crops(2 * PER_SHARD)
-    found = []
+        return _crop_packaged(2 * PER_SHARD)
+    photos: list[bytes] = []
     for path in find_shards(folder).shards["path"].to_pylist():
         with open_stream(storage.child(folder, path)) as (file, _):
-            found += [sample.encoded for sample in read_samples(file, 2**26) if sample.encoded[:3] == b"\xff\xd8\xff"]
-    if len(found) < PER_SHARD:
-        raise UserError(f"--photos {folder} holds {len(found)} JPEGs in tar shards; the benchmark needs {PER_SHARD}.")
-    return found
+            encoded = [sample.encoded for sample in read_samples(file, 2**26)]
+            photos += [image for image in encoded if image.startswith(b"\xff\xd8\xff")]
+    if len(photos) < PER_SHARD:
+        raise UserError(f"--photos {folder} holds {len(photos)} JPEGs in tar shards; the benchmark needs {PER_SHARD}.")
+    return photos
 
 
-def _crops(number: int) -> list[bytes]:
+def _crop_packaged(number: int) -> list[bytes]:
     random = np.random.default_rng(0)
     paths = [Path(str(files(package))) / name for package, names in PACKAGED.items() for name in names]
     whole = [Image.open(path).convert("RGB") for path in paths]
-    made = []
+    crops = []
     for index in range(number):
         image = whole[index % len(whole)]
         width = random.uniform(0.6, 1) * min(image.width, image.height * TYPICAL[0] / TYPICAL[1])
@@ -58,18 +59,18 @@ def _crops(number: int) -> list[bytes]:
         crop = image.resize(TYPICAL, Image.Resampling.LANCZOS, (left, top, left + width, top + height))
         buffer = io.BytesIO()
         crop.save(buffer, "JPEG", quality=92)
-        made.append(buffer.getvalue())
-    return made
+        crops.append(buffer.getvalue())
+    return crops
 
 
 def write_shards(photos: list[bytes], folder: str, number: int) -> str:
-    """`number` shards of 90 photographs in a new folder, each a file of its own name; equal ones share their blocks."""
+    """Write `number` shards of 90 photographs into a new folder; the folder. Equal shards are links to one file."""
     os.makedirs(folder)
-    different = max(1, len(photos) // PER_SHARD)
+    num_different = max(1, len(photos) // PER_SHARD)
     for shard in range(number):
         path = os.path.join(folder, f"photos-{shard:05}.tar")
-        if shard >= different:
-            os.link(os.path.join(folder, f"photos-{shard % different:05}.tar"), path)
+        if shard >= num_different:
+            os.link(os.path.join(folder, f"photos-{shard % num_different:05}.tar"), path)
             continue
         with tarfile.open(path, "w") as tar:
             for index, photo in enumerate(photos[shard * PER_SHARD:(shard + 1) * PER_SHARD]):

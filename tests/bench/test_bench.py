@@ -72,13 +72,13 @@ def test_the_last_line_is_json_with_the_ratios() -> None:
 
 
 def test_planning_over_a_store_of_pages() -> None:
-    with plan._store(3000) as port:
-        run = plan._run(3000, port)  # raises unless the 30 new shards are found
+    with plan.serve_store(3000) as port:
+        run = plan.plan_once(3000, port)  # raises unless the 30 new shards are found
     assert run.seconds > 0 and run.peak_bytes > 2**20
 
 
 def test_the_sql_part_asks_real_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("NUM_ROWS", 2000), ("MANY_ROWS", 10_000), ("ROWS_A_TABLE", (20, 1000))):
+    for name, value in (("NUM_ROWS", 2000), ("NEIGHBOUR_ROWS", 10_000), ("TABLE_ROWS", (20, 1000))):
         monkeypatch.setattr(sql, name, value)
     ratios = sql.measure(measure.Setting([], str(tmp_path), 1)).ratios
     assert ratios["sql_labels_20_over_1000"] > 1 and ratios["neighbours_1e6_s"] > 0 and not list(tmp_path.iterdir())
@@ -93,7 +93,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (probe, rivals):
         monkeypatch.setattr(module, "UintNetwork", TinyNetwork)
     monkeypatch.setattr("pipeline.model.weights.load", lambda _: tiny_state())
-    monkeypatch.setattr(rivals, "_timm", lambda state: lambda image_NCHW: image_NCHW.mean((2, 3)))
+    monkeypatch.setattr(rivals, "load_timm", lambda state: lambda image_NCHW: image_NCHW.mean((2, 3)))
     monkeypatch.setattr(rivals, "PASSES", 2)
     for name, value in (("BATCH", 4), ("MATRIX_SIZE", 64)):
         monkeypatch.setattr(device, name, value)
@@ -152,10 +152,10 @@ def test_the_gpu_part_where_much_fails(stand_in: None, tmp_path: Path, monkeypat
     assert {"gpu_images_per_s", "gpu_vs_timm_eager", "gpu_fed_of_model"} < set(part.ratios)
     assert not {"gpu_fast_vs_plain", "gpu_vs_timm_compiled", "gpu_job_of_limit", "gpu_busy"} & set(part.ratios)
     printed = capsys.readouterr().out
-    for told in ("plain runner, batches of 4: the fast runner was not trusted: it raised TypeError",
+    for line in ("plain runner, batches of 4: the fast runner was not trusted: it raised TypeError",
                  "autocast: failed, RuntimeError: no Triton here\n", "profile: failed", "the images are random pixels",
                  "whole job: left out, ray is not installed"):
-        assert told in printed
+        assert line in printed
 
 
 def test_the_rivals_that_others_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_the_rivals_that_others_made(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda image_NCHW: image_NCHW
     monkeypatch.setitem(sys.modules, "torch_tensorrt", SimpleNamespace(compile=compile))
     labeller = SimpleNamespace(batch_size=2, precision="fp32", run=None, num_top=5)
-    makers = rivals.builders(tiny_state(), labeller, np.zeros((4, 299, 299, 3), np.uint8))  # type: ignore[arg-type]
+    makers = rivals.list_builders(tiny_state(), labeller, np.zeros((4, 299, 299, 3), np.uint8))  # type: ignore[arg-type]
     assert [makers[name]()() for name in (rivals.EAGER, rivals.TENSORRT)] == [2, 2]
     images = asked["inputs"][0]
     assert images.dtype == torch.half and images.shape == (2, 3, 299, 299) and images.min() == images.max() == -1
@@ -183,14 +183,14 @@ def test_a_rival_that_fails_later_is_left_out(capsys: pytest.CaptureFixture[str]
         if len(turns) == 3:
             raise RuntimeError("out of memory")
         return 1
-    rates = rivals.ready({"breaks": lambda: breaks, "works": lambda: lambda: 1}, 4)
+    rates = rivals.race_ready({"breaks": lambda: breaks, "works": lambda: lambda: 1}, 4)
     assert list(rates) == ["works"] and len(rates["works"]) == 4 and len(turns) == 3
     assert "breaks: failed, RuntimeError: out of memory" in capsys.readouterr().out
 
 
 def test_busy_without_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with device._busy(str(tmp_path / "busy")) as shares:
+    with device.watch_busy(str(tmp_path / "busy")) as shares:
         pass
     assert shares == []
 
@@ -199,13 +199,13 @@ def test_the_gpu_part_measures_what_it_says() -> None:
     assert device.matrix_rate("cpu", torch.float32, 64) > 0
     seen: list[int] = []
     images = np.zeros((3, 2, 2, 3), np.uint8)
-    assert rivals.fed(lambda image_NHWC: seen.append(len(image_NHWC)), images, 4, 2) == 12 == sum(seen)
+    assert rivals.feed(lambda image_NHWC: seen.append(len(image_NHWC)), images, 4, 2) == 12 == sum(seen)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_part_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_job", lambda setting, state: None)
+    monkeypatch.setattr(device, "measure_job", lambda setting, state: None)
     part = device.measure(measure.Setting(photographs(None), str(tmp_path), 1))
     assert part.ratios["gpu_images_per_s"] > 0 and part.ratios["gpu_fast_vs_plain"] > 0
 
@@ -218,10 +218,10 @@ def test_the_gpu_part_is_left_out_where_there_is_none(tmp_path: Path, capsys: py
 
 def test_the_stages_of_the_driver_part_report_what_the_tally_takes() -> None:
     shards = pa.table({"number": pa.array(range(25), pa.int32())})
-    tally = driver._tally(25)
+    tally = driver.new_tally(25)
     for block in driver.CountingReader(100, 1000)(shards):
         for report in driver.CountingSink()(driver.CountingLabeller()(block)).to_pylist():
             tally.add(report)
     assert tally.ended.all() and tally.summary.counts.num_images == 2500 and tally.summary.num_blocks == 5
-    told = driver.keep(100, 300)
-    assert told["us_per_shard"] > 0 and told["peak_bytes"] > 2**20
+    figures = driver.measure_tally(100, 300)
+    assert figures["us_per_shard"] > 0 and figures["peak_bytes"] > 2**20

@@ -34,7 +34,8 @@ TOLD = {
     b"/annex/objects/SHA256E-s1--0.tar\n": "it is a git-annex pointer, not the file itself (git annex get fetches it)",
     b"\r\n<!DOCTYPE html>\n<html><body>404</body></html>" * 30: "it is an HTML page, not a tar",
     b"<HTML><HEAD>": "it is an HTML page, not a tar",
-    b'\xef\xbb\xbf<?xml version="1.0"?>\n<Error><Code>NoSuchKey</Code></Error>': "it is an XML error document (NoSuchKey), not a tar",
+    b'\xef\xbb\xbf<?xml version="1.0"?>\n<Error><Code>NoSuchKey</Code></Error>':
+        "it is an XML error document (NoSuchKey), not a tar",
     b"<?xml version='1.0'?><svg/>": "it is an XML document, not a tar",
     b"PK\3\4" + bytes(900): "it is a zip archive, not a tar",
     b"7z\xbc\xaf\x27\x1c" + bytes(900): "it is a 7z archive, not a tar",
@@ -71,4 +72,4 @@ def test_a_tar_under_a_wrong_name_is_read():
 
 
 def test_bytes_that_tell_nothing():
-    assert name_contents(b"\x93\x02\x81" * 9) is None and name_contents(b"") is None and name_contents(b"ab\0cd") is None
+    assert [name_contents(head) for head in (b"\x93\x02\x81" * 9, b"", b"ab\0cd")] == [None] * 3

@@ -16,29 +16,33 @@ def mark(folder, **changes) -> None:
     storage.put_whole(str(folder / "lease.json"), json.dumps(values | changes).encode())
 
 
+def hold(folder, run_id: str):
+    return hold_lease(str(folder), run_id, "--output", "--no-lease")
+
+
 def test_the_second_is_told_who_has_it(tmp_path):
-    with hold_lease(str(tmp_path), "r1", "--output", "--no-lease"):
-        with pytest.raises(Busy, match=r"is being written by run r1 .* --no-lease"), hold_lease(str(tmp_path), "r2", "--output", "--no-lease"):
+    with hold(tmp_path, "r1"):
+        with pytest.raises(Busy, match=r"is being written by run r1 .* --no-lease"), hold(tmp_path, "r2"):
             pass
         assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r1"
     assert not (tmp_path / "lease.json").exists()
-    with hold_lease(str(tmp_path), "r2", "--output", "--no-lease"):
+    with hold(tmp_path, "r2"):
         pass
 
 
 def test_it_is_over_at_its_deadline_or_with_its_process(tmp_path):
     mark(tmp_path)
-    with pytest.raises(Busy, match="run r0"), hold_lease(str(tmp_path), "r1", "--output", "--no-lease"):
+    with pytest.raises(Busy, match="run r0"), hold(tmp_path, "r1"):
         pass
     for changes in ({"until": time.time() - 1}, {"place": lease.name_place(), "pid": 2**22 + 1}):
         mark(tmp_path, **changes)
-        with hold_lease(str(tmp_path), "r1", "--output", "--no-lease") as mine:
+        with hold(tmp_path, "r1") as mine:
             assert mine.lost is None
 
 
 def test_it_is_renewed_and_its_loss_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.02)
-    with hold_lease(str(tmp_path), "r1", "--output", "--no-lease") as mine:
+    with hold(tmp_path, "r1") as mine:
         first = json.loads((tmp_path / "lease.json").read_text())["until"]
         time.sleep(0.2)
         assert json.loads((tmp_path / "lease.json").read_text())["until"] > first
@@ -73,11 +77,11 @@ def test_who_died_while_taking_over_stops_nobody(tmp_path, monkeypatch):
         dead.take_over(json.loads((tmp_path / "lease.json").read_text()))
     monkeypatch.undo()
     monkeypatch.setattr(lease, "LEASE_S", 0.3)
-    with hold_lease(str(tmp_path), "r1", "--output", "--no-lease"):
+    with hold(tmp_path, "r1"):
         assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r1"
 
 
 def test_an_output_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--output"), hold_lease(str(tmp_path / "file" / "out"), "r1", "--output", "--no-lease"):
+    with pytest.raises(UserError, match="--output"), hold(tmp_path / "file" / "out", "r1"):
         pass

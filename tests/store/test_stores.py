@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
@@ -32,10 +33,8 @@ class Plain(http.server.SimpleHTTPRequestHandler):
         pass
 
     def copyfile(self, source, outputfile):
-        try:
+        with contextlib.suppress(ConnectionError):
             super().copyfile(source, outputfile)
-        except ConnectionError:
-            pass
 
 
 class Ranges(Plain):
@@ -59,7 +58,8 @@ class Ranges(Plain):
 def web(request, tmp_path, monkeypatch):
     """A folder, and the URI of a server of its files."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(request.param, directory=str(tmp_path)))
+    handler = functools.partial(request.param, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield tmp_path, f"http://127.0.0.1:{server.server_port}", request.param is Ranges
@@ -89,13 +89,16 @@ def test_one_tar_of_a_web_server(web):
     folder, uri, ranges = web
     (folder / "a.tar").write_bytes(make_tar(("1.png", png(1)), ("2.png", LARGE)))
     listed, = find_shards(uri + "/a.tar").shards.to_pylist()
-    assert listed["path"] == "a.tar" and listed["size"] == (folder / "a.tar").stat().st_size == stat(uri + "/a.tar").size
+    assert listed["path"] == "a.tar"
+    assert listed["size"] == (folder / "a.tar").stat().st_size == stat(uri + "/a.tar").size
     reading = Inputs(None, None, 2**26, None).open(uri + "/a.tar")
     if ranges:
         with reading as (samples, version):
-            assert [len(sample.encoded) for sample in samples] == [len(png(1)), len(LARGE)] and version.etag == listed["etag"]
+            assert [len(sample.encoded) for sample in samples] == [len(png(1)), len(LARGE)]
+            assert version.etag == listed["etag"]
     else:
-        with pytest.raises(OSError, match="gives no parts of a file, so none of over 8 MiB is read"), reading as (samples, _):
+        reason = "gives no parts of a file, so none of over 8 MiB is read"
+        with pytest.raises(OSError, match=reason), reading as (samples, _):
             list(samples)
 
 
@@ -104,7 +107,8 @@ def test_a_manifest_of_a_web_server(web):
     (folder / "1.png").write_bytes(png(1))
     (folder / "list.csv").write_text("uri\n1.png\nabsent.png\n")
     row, = find_shards(uri + "/list.csv").shards.to_pylist()
-    assert [(sample.encoded, sample.error) for sample in read_files(uri, row["members"], 2**20)] == [(png(1), None), (b"", "not_a_file")]
+    samples = read_files(uri, row["members"], 2**20)
+    assert [(sample.encoded, sample.error) for sample in samples] == [(png(1), None), (b"", "not_a_file")]
 
 
 def test_a_folder_of_a_web_server_is_refused_in_a_sentence(web):
@@ -113,5 +117,5 @@ def test_a_folder_of_a_web_server_is_refused_in_a_sentence(web):
     (folder / "readme.txt").write_text("x")
     for place in ("/photos", "/readme.txt"):
         config = Config(input=uri + place, output=str(folder / "out"), weights="seed:0")
-        with pytest.raises(UserError, match="--input http.* a web server does not list its files; name one"):
+        with pytest.raises(UserError, match=r"--input http.* a web server does not list its files; name one"):
             _inputs(config)

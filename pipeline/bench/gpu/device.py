@@ -1,9 +1,9 @@
-"""Benchmark part `gpu`: what a CUDA device could do, what it does, and where the rest goes. Left out where there is none.
+"""Benchmark part `gpu`: what a CUDA device can do, what it does, and which kernels take the time.
 
-In turn: the device's own matrix rate; how long a labeller takes to start; the network in our ways and the rivals'
-(`gpu_rivals.py`); the kernels that take most of the time; the whole job (steady state: slope between two sizes), with the
-share of the time in which the device was busy, as nvidia-smi tells it. What needs a package that is not here is left out
-with a word.
+In order: the matrix rate of the device; the start of a labeller; our runners and their rivals (`rivals.py`); the
+kernels that take most of the time; the whole job in steady state (the slope between two sizes), with the share of the
+time in which nvidia-smi says that the device was busy. A line says what is left out: everything without a device, and
+each measurement that needs a missing package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ from statistics import median
 import numpy as np
 import torch
 
-from pipeline.bench.gpu.rivals import COMPILED, EAGER, FAST, FED_2, PLAIN, attempt, builders, passes, ready, replay
+from pipeline.bench.gpu.rivals import (
+    COMPILED,
+    EAGER,
+    FAST,
+    FED_2,
+    PLAIN,
+    attempt,
+    list_builders,
+    race_ready,
+    repeat,
+    replay,
+)
 from pipeline.bench.measure import Part, Setting, ratio, show, slope
 from pipeline.model import weights
 from pipeline.model.spec import INPUT_SIZE
@@ -29,7 +40,7 @@ from pipeline.runners.on_cuda import FastCuda
 from pipeline.runners.precision import resolve_precision
 
 FLOPS = 24.5e9  # of the network for an image of 299 px: 12.25 GMACs by torch's counter
-BATCH: int | None = None  # as the device takes it
+BATCH: int | None = None  # None: the batch size of the labeller
 MATRIX_SIZE = 8192
 PRODUCTS = 20
 SIZES = (40, 400)  # shards of the whole job
@@ -37,18 +48,18 @@ SIZES = (40, 400)  # shards of the whole job
 
 def measure(setting: Setting) -> Part:
     """Ratios `gpu_images_per_s` (model only), `gpu_startup_s`, `gpu_flops_share`, `gpu_fast_vs_plain`,
-    `gpu_vs_timm_eager`, `gpu_vs_timm_compiled`, `gpu_fed_of_model`, `gpu_job_of_limit`, `gpu_busy`: those that could be
-    measured."""
+    `gpu_vs_timm_eager`, `gpu_vs_timm_compiled`, `gpu_fed_of_model`, `gpu_job_of_limit`, `gpu_busy`, as far as possible.
+    """
     if not torch.cuda.is_available():
         print("\ngpu: left out, there is no CUDA device here")
         return Part()
     state = weights.load(weights.identify("seed:0"))
     part = Part()
-    model = _network(setting, state, part)
+    model = measure_network(setting, state, part)
     gc.collect()
     torch.compiler.reset()
-    torch.cuda.empty_cache()  # for the job's own process
-    whole = attempt("whole job", lambda: _job(setting, state), set())
+    torch.cuda.empty_cache()  # the process of the job needs the memory
+    whole = attempt("whole job", lambda: measure_job(setting, state), set())
     if whole is not None and model is not None:
         job, limit, busy = whole[0], min(model, whole[1]), whole[2]
         part.ratios["gpu_job_of_limit"] = job / limit
@@ -61,20 +72,22 @@ def measure(setting: Setting) -> Part:
     return part
 
 
-def _network(setting: Setting, state: dict[str, torch.Tensor], part: Part) -> float | None:
-    """All but the job, into `part`. Images a second of our network alone, or None: it did not work."""
+def measure_network(setting: Setting, state: dict[str, torch.Tensor], part: Part) -> float | None:
+    """Measure all but the job, into `part`. Images a second of our network alone; None if it does not work."""
     precision = resolve_precision("auto", "cuda")
     peak = matrix_rate("cuda", DTYPES[precision], MATRIX_SIZE)
-    print(f"\ngpu: {torch.cuda.get_device_name()}, {precision}, {peak / 1e12:.0f} TFLOP/s in matrix products", flush=True)
+    name = torch.cuda.get_device_name()
+    print(f"\ngpu: {name}, {precision}, {peak / 1e12:.0f} TFLOP/s in matrix products", flush=True)
     begun = time.perf_counter()
     labeller = Labeller(state, "cuda", precision, batch_size=BATCH)
     part.ratios["gpu_startup_s"] = time.perf_counter() - begun
     print(f"  a labeller starts in {part.ratios['gpu_startup_s']:.1f} s: {labeller.runner} runner, batches of "
           f"{labeller.batch_size}{labeller.runner_note and ': ' + labeller.runner_note}", flush=True)
-    rates = ready(builders(state, labeller, pixels(setting.photos, 2 * labeller.batch_size)), setting.repeats)
-    part.figures["gpu"] = {"name": torch.cuda.get_device_name(), "precision": precision, "matrix_flops": peak,
+    image_NHWC = decode_or_invent(setting.photos, 2 * labeller.batch_size)
+    rates = race_ready(list_builders(state, labeller, image_NHWC), setting.repeats)
+    part.figures["gpu"] = {"name": name, "precision": precision, "matrix_flops": peak,
                            "runner": labeller.runner, "runner_note": labeller.runner_note, "rates": rates}
-    attempt("profile", lambda: print_kernels(_work(labeller)), set())
+    attempt("profile", lambda: print_kernels(choose_work(labeller)), set())
     ours = FAST if FAST in rates else PLAIN
     if ours not in rates:
         return None
@@ -89,14 +102,14 @@ def _network(setting: Setting, state: dict[str, torch.Tensor], part: Part) -> fl
     return model
 
 
-def pixels(photos: list[bytes], number: int) -> np.ndarray:
-    """The first `number` photographs as uint8 [number, 299, 299, 3]; random pixels where they cannot be decoded."""
-    def decoded() -> np.ndarray:
-        from pipeline.bench.model import pixels as decode_all
-        return decode_all(photos, number)
-    found = attempt("photographs", decoded, set()) if photos else None
-    if found is not None:
-        return found
+def decode_or_invent(photos: list[bytes], number: int) -> np.ndarray:
+    """The first `number` photographs as uint8 [number, 299, 299, 3]; random pixels if no photograph can be decoded."""
+    def decode() -> np.ndarray:
+        from pipeline.bench.model import decode_photos
+        return decode_photos(photos, number)
+    image_NHWC: np.ndarray | None = attempt("photographs", decode, set()) if photos else None
+    if image_NHWC is not None:
+        return image_NHWC
     print("  the images are random pixels")
     return np.random.default_rng(0).integers(0, 256, (number, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
 
@@ -106,30 +119,31 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
     best = 0.0
     for _ in range(3):
-        _finish(device)
+        _synchronize(device)
         begun = time.perf_counter()
         for _ in range(PRODUCTS):
             a @ b
-        _finish(device)
+        _synchronize(device)
         best = max(best, PRODUCTS * 2 * size**3 / (time.perf_counter() - begun))
     return best
 
 
-def _finish(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def _work(labeller: Labeller) -> Callable[[], int]:
+def choose_work(labeller: Labeller) -> Callable[[], int]:
+    """The labeller's own way to label a batch that is on the device."""
     run = labeller.run
     if isinstance(run, FastCuda):
         return lambda: replay(run)
     device_NHWC = torch.zeros((labeller.batch_size, INPUT_SIZE, INPUT_SIZE, 3), dtype=torch.uint8, device="cuda")
-    return lambda: passes(run.network, device_NHWC)
+    return lambda: repeat(run.network, device_NHWC)
 
 
 def print_kernels(work: Callable[[], int], number: int = 10) -> None:
-    """Print the kernels that take most of the device's time, with their shares."""
+    """Print the kernels that take most of the device's time, with their shares and calls."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         work()
     seconds = {event.key: (event.self_device_time_total, event.count) for event in profile.key_averages()}
@@ -142,8 +156,8 @@ def print_kernels(work: Callable[[], int], number: int = 10) -> None:
         print(f"  {name[:84]:84} {value / total:6.1%} {count:6}")
 
 
-def _job(setting: Setting, state: dict[str, torch.Tensor]) -> tuple[float, float, float | None]:
-    """Images a second of the whole job in steady state; of decoding alone; the device's busy share in the longer run."""
+def measure_job(setting: Setting, state: dict[str, torch.Tensor]) -> tuple[float, float, float | None]:
+    """Images a second of the whole job in steady state, and of decoding alone; the busy share in the longer run."""
     import ray  # noqa: F401  # the job needs it
     import safetensors.torch
 
@@ -156,18 +170,19 @@ def _job(setting: Setting, state: dict[str, torch.Tensor]) -> tuple[float, float
         safetensors.torch.save_file(state, f"{folder}/weights.safetensors")
         for number in SIZES:
             write_shards(setting.photos, f"{folder}/{number}", number)
-            with _busy(f"{folder}/busy") as shares:
-                run = run_job(f"{folder}/{number}", f"{folder}/tables-{number}", f"{folder}/weights.safetensors", number)
+            tables, file = f"{folder}/tables-{number}", f"{folder}/weights.safetensors"
+            with watch_busy(f"{folder}/busy") as shares:
+                run = run_job(f"{folder}/{number}", tables, file, number)
             seconds[number * PER_SHARD] = [run.seconds]
     steady = [share for share in shares if share > 0]  # before the first batch Ray and the weights are loading
     return slope(seconds)[0], decode, sum(steady) / len(steady) / 100 if steady else None
 
 
 @contextlib.contextmanager
-def _busy(path: str) -> Iterator[list[float]]:
-    """Percent of the last half second in which a kernel ran, every half second, of the device that this process sees.
+def watch_busy(path: str) -> Iterator[list[float]]:
+    """The percent of each half second in which a kernel ran on this process's device; filled after the context.
 
-    Nothing where nvidia-smi does not say: it may be missing, and it does not for slices (MIG).
+    The list stays empty if nvidia-smi is missing or does not say, as for slices (MIG).
     """
     shares: list[float] = []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
