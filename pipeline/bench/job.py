@@ -76,8 +76,8 @@ def run_job(folder: str, output: str, weights_path: str, number: int) -> Run:
     begun = time.perf_counter()
     first, peak, looked = 0.0, 0, 0.0
     with open(output + ".log", "wb") as log:
-        command: list[str | Path] = [sys.executable, JOB, "--input", folder, "--output", output, "--weights", weights_path]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, JOB, "--input", folder, "--output", output,
+                                    "--weights", weights_path], stdout=log, stderr=log)
         while process.poll() is None:
             first = first or (time.perf_counter() - begun if glob.glob(f"{output}/labels/*/*.parquet") else 0.0)
             if time.perf_counter() - looked > MEMORY_S:

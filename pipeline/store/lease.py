@@ -31,6 +31,7 @@ CLOCKS_APART_S = 30.0  # the clocks of two machines differ by less
 RENEWAL_ENDS_S = 5.0  # a release waits so long for a renewal under way
 LOOK_S = 0.2  # between two looks while another run takes an old lease over
 
+_LOGGER = logging.getLogger(__name__)
 _Mark = dict[str, Any]  # the content of lease.json: run_id, place, pid, since and until in seconds since 1970
 
 
@@ -112,21 +113,23 @@ class Lease:
         if self.lost or is_released:
             return
         try:
-            storage.remove(self.uri)
-        except Exception as error:  # each store has its own exceptions
-            self.release_error = describe_error(error)
+            with explaining_errors(self.named, self.folder):
+                storage.remove(self.uri)
+        except UserError as error:
+            self.release_error = describe_error(error.__cause__ or error)
 
     def _renew(self) -> None:
         while not self.ended.wait(RENEW_S):
             try:
-                mark = self._read_mark()
-                if mark is None or mark["run_id"] != self.run_id:
-                    self.lost = f"run {mark['run_id']} has taken it" if mark else "somebody has removed it"
-                    return
-                storage.put_whole(self.uri, self._new_mark())
+                with explaining_errors(self.named, self.folder):
+                    mark = self._read_mark()
+                    if mark is None or mark["run_id"] != self.run_id:
+                        self.lost = f"run {mark['run_id']} has taken it" if mark else "somebody has removed it"
+                        return
+                    storage.put_whole(self.uri, self._new_mark())
                 self.renewed = time.monotonic()
-            except Exception as error:  # the store is away, for other runs too
-                logging.getLogger(__name__).warning("the lease is not renewed: %s", describe_error(error))
+            except UserError as error:  # the store is away, for other runs too
+                _LOGGER.warning("the lease is not renewed: %s", describe_error(error.__cause__ or error))
 
     def _new_mark(self) -> bytes:
         return json.dumps({"run_id": self.run_id, "place": name_place(), "pid": os.getpid(), "since": self.since,

@@ -12,7 +12,8 @@ from tests.support.jobs import job
 
 MISTYPED = {"s3:/bucket/x": "s3://bucket/x", "s3:bucket": "s3://bucket", "S3//b": "s3://b", "s3:///b/x": "s3://b/x",
             "s3:\\b": "s3://b", "gs:/b/x": "gs://b/x", "https:/host/w.pth": "https://host/w.pth",
-            "abfs:c@a/x": "credentials", "s3:": "s3://bucket/path", "s3://": "s3://bucket/path", "file:x": "file:///x", "file://x/y": "file:///x/y"}
+            "abfs:c@a/x": "credentials", "s3:": "s3://bucket/path", "s3://": "s3://bucket/path",
+            "file:x": "file:///x", "file://x/y": "file:///x/y"}
 
 
 @pytest.mark.parametrize(("uri", "says"), MISTYPED.items())

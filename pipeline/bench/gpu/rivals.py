@@ -7,6 +7,7 @@ Not here: the printed table, and the whole job (`device.py`).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,7 @@ def attempt(name: str, work: Callable[[], Any], failed: set[str]) -> Any:
     except ModuleNotFoundError as error:
         print(f"  {name}: left out, {error.name} is not installed", flush=True)
     except Exception as error:  # a rival may fail in any way; the others are measured
+        logging.getLogger(__name__).debug("%s failed", name, exc_info=True)
         print(f"  {name}: failed, {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}", flush=True)
     failed.add(name)
     return None
