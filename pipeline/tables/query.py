@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import Any
 
 import duckdb
@@ -21,9 +20,9 @@ from pipeline.store.explain import explain_error
 from pipeline.store.storage import locate
 from pipeline.store.uris import canonical_uri
 from pipeline.tables import ledger, plan
+from pipeline.tables.named_queries import SQL_FOLDER, list_queries
 from pipeline.tables.output import labels_folder, only_model
 
-_SQL = files("pipeline.tables") / "sql" / "duckdb"
 _VARIABLE = re.compile(r"getvariable\('(\w+)'\)")
 _OF_LABELS = re.compile(r"\b(labels|top5)\b")
 _OWN_ERROR = "Invalid Input Error: the query "  # raised by our SQL, not by DuckDB
@@ -31,17 +30,6 @@ NAMED = 3  # files that are no tables, named in a sentence
 _STRANGERS = """
 SELECT num_orphans, run_id FROM runs
 WHERE num_orphans IS NOT NULL AND json_extract_string(config, '$.partition') IS NULL ORDER BY run_id DESC LIMIT 1"""
-
-
-def list_queries() -> dict[str, str]:
-    """The queries that have a name, and the comment that each begins with."""
-    found = {}
-    for path in sorted(_SQL.iterdir(), key=lambda path: path.name):
-        if path.name != "views.sql":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            comment = [line.removeprefix("-- ") for line in lines if line.startswith("--")]
-            found[path.name.removesuffix(".sql")] = "\n".join(comment)
-    return found
 
 
 def connect(output: str, model_id: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -60,7 +48,7 @@ def connect(output: str, model_id: str | None = None) -> duckdb.DuckDBPyConnecti
         connection.register_filesystem(locate(output)[0])
     _set(connection, {"output": output, "model": model_id})
     try:
-        connection.execute((_SQL / "views.sql").read_text(encoding="utf-8"))
+        connection.execute((SQL_FOLDER / "views.sql").read_text(encoding="utf-8"))
     except duckdb.Error as error:
         raise UserError(f"--output {output} --model {model_id}: no tables can be read there "
                         f"({_describe_sql_error(error, 300)}){_not_ours(output, model_id)}.") from error
@@ -121,7 +109,7 @@ def note_foreign_tables(connection: duckdb.DuckDBPyConnection, question: str) ->
 
 
 def _text(question: str) -> str:
-    return (_SQL / f"{question}.sql").read_text(encoding="utf-8") if question in list_queries() else question
+    return (SQL_FOLDER / f"{question}.sql").read_text(encoding="utf-8") if question in list_queries() else question
 
 
 def _not_ours(output: str, model_id: str) -> str:
