@@ -4,7 +4,6 @@
 Uses the pretrained weights where they can be reached; where not, says so and takes seed:0, whose labels mean nothing.
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -12,9 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import duckdb
+from cyclopts import run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.errors import UserError
-from pipeline.model import weights
+from pipeline.model.weights import identify, load
 from pipeline.tables.output import labels_folder, tables_glob
 
 JOBS = Path(__file__).parent
@@ -25,34 +27,36 @@ PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.
                "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg", "china.jpg", "flower.jpg")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="default: %(default)s")
-    parser.add_argument("--weights", help="as jobs/label.py takes them (default: pretrained, or else seed:0)")
-    options = parser.parse_args()
-    photographs, shards, tables = (options.folder / name for name in ("photographs", "shards", "tables"))
+def demo(*, folder: Path = Path("demo"), weights: str | None = None) -> int:
+    """Pack the photographs, label them, and print their labels.
+
+    Args:
+        folder: Folder for the photographs, the shards and the tables.
+        weights: Weights, as label-images run takes them (default: pretrained, or else seed:0).
+    """
+    photographs, shards, tables = (folder / name for name in ("photographs", "shards", "tables"))
     if not shards.exists():
         photographs.mkdir(parents=True, exist_ok=True)
-        for package, folder in FOLDERS.items():
-            for path in (Path(str(files(package))) / folder).iterdir():
+        for package, subfolder in FOLDERS.items():
+            for path in (Path(str(files(package))) / subfolder).iterdir():
                 if path.name in PHOTOGRAPHS:
                     shutil.copy(path, photographs)
         subprocess.run([sys.executable, JOBS / "pack.py", "--input", photographs, "--output", shards], check=True)
-    chosen = options.weights or reachable()
+    weights = weights or find_reachable_weights()
     status = subprocess.run([sys.executable, JOBS / "label.py", "--input", shards, "--output", tables, "--weights",
-                             chosen], check=False).returncode
+                             weights], check=False).returncode
     if status:
         return status
-    model_id = weights.identify(chosen).model_id
+    model_id = identify(weights).model_id
     print(duckdb.sql(f"SELECT key, width, height, label, round(prob, 3) AS prob, error "
                      f"FROM {tables_glob(labels_folder(str(tables), model_id))} ORDER BY key"))
     return 0
 
 
-def reachable() -> str:
-    """`pretrained`, or with a loud word seed:0."""
+def find_reachable_weights() -> str:
+    """`pretrained` where it can be reached; else `seed:0`, after a loud warning."""
     try:
-        weights.load(weights.identify("pretrained"))
+        load(identify("pretrained"))
     except UserError as error:
         print(f"{'!' * 100}\n{error}\nFALLING BACK to untrained weights (seed:0): THE LABELS BELOW MEAN NOTHING.\n"
               f"Set WEIGHTS=path/to/model.safetensors for real ones.\n{'!' * 100}", file=sys.stderr)
@@ -61,4 +65,4 @@ def reachable() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(demo)

@@ -9,7 +9,7 @@ import shlex
 import pytest
 import yaml
 
-from pipeline.config import parse_config
+from pipeline.commands.app import parse_config
 from tests.support.jobs import ROOT
 from tests.support.manifests import CLUSTER, JOBS, LAUNCHER, MANIFESTS, PODS, RAY_KINDS, listed, policy, text, walk
 
@@ -18,7 +18,7 @@ from tests.support.manifests import CLUSTER, JOBS, LAUNCHER, MANIFESTS, PODS, RA
 def test_entrypoint_is_one_the_job_takes(name):
     found = [line for node in walk(MANIFESTS[name]) for line in (node.get("entrypoint"), *node.get("args", ())) if line]
     [(_, options)] = re.findall(r"(python jobs/label\.py) (.*)", found[0].replace("\n", " "))
-    config = parse_config(shlex.split(options.replace("$(date -u +%Y-%m-%d)", "2026-11-24")), {}, "")
+    config = parse_config(shlex.split(options.replace("$(date -u +%Y-%m-%d)", "2026-11-24")), {})
     places = {f"arn:aws:s3:::{uri.removeprefix('s3://')}/*" for uri in (config.input, config.output)}
     assert len(found) == 1
     assert places <= {resource for statement in policy("job-policy")["Statement"] if statement["Effect"] == "Allow"

@@ -6,7 +6,7 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import parse_config
+from pipeline.commands.app import parse_config
 from pipeline.errors import UserError
 from tests.stages.test_read import png
 from tests.support.jobs import SEED, digest, job, labels
@@ -70,4 +70,4 @@ def test_a_night_without_files_has_a_status_of_its_own_and_writes_nothing(tmp_pa
                                                ("--run-name", "a/b"), ("--run-name", ""), ("--keep-reports", "0")])
 def test_mistakes_are_told(option, value):
     with pytest.raises(UserError, match=option):
-        parse_config(["--input", "a", "--output", "b", f"{option}={value}"], os.environ, "")
+        parse_config(["--input", "a", "--output", "b", f"{option}={value}"], os.environ)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import FORMATS, Config
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.formats.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
 from pipeline.formats.loose import group_files, read_files
@@ -120,25 +120,6 @@ class Inputs:
         if self.truth != "folder":
             return samples
         return (replace(sample, truth=name_folder(sample.key)) for sample in samples)
-
-
-def add_flags(parser: Any, default: str = "as the newest run over --output had them") -> None:
-    """Let a parser, or a group of one, take the flags that say how samples are read."""
-    parser.add_argument("--format", choices=FORMATS, help=f"these five as given to jobs/label.py (default: {default})")
-    parser.add_argument("--image-member", metavar="SUFFIX")
-    parser.add_argument("--image-column", metavar="NAME")
-    parser.add_argument("--key-column", metavar="NAME")
-    parser.add_argument("--max-image-bytes", type=int, metavar="N")
-
-
-def choose_inputs(options: Any, settings: dict[str, Any]) -> tuple[Inputs, str]:
-    """How samples are read, and the format, by the flags of `add_flags`; what none says as `settings` do, a config's fields."""
-    def choose(name: str) -> Any:
-        given = getattr(options, name)
-        return given if given is not None else settings.get(name, getattr(Config, name))
-
-    return Inputs(choose("image_column"), choose("key_column"), choose("max_image_bytes"), None,
-                  image_member=choose("image_member")), choose("format")
 
 
 class NothingUnder(UserError):

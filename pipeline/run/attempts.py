@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -79,7 +79,8 @@ def execute(config: Config, chosen: Weights, classes: pa.Table, pending: pa.Tabl
         check_classes(state, classes)
         alone = mine and "RAY_ADDRESS" not in os.environ
         nodes = find_nodes(config, alone, stream, stop)
-        summary.device = device = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
+        device: Literal["cuda", "cpu"] = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
+        summary.device = device
         check_runner(config.runner, device)
         find = partial(find_nodes, dataclasses.replace(config, device=device), alone, stream, stop)
         precision, summary.precision_note = agree_on_precision(config.precision, device, nodes)

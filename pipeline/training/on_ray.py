@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import pyarrow as pa
 import pyarrow.fs
@@ -26,6 +26,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from pipeline.actors.connect import connect
+from pipeline.config import Precision
 from pipeline.errors import UserError
 from pipeline.model.weights import Weights
 from pipeline.runners.labeller import resolve_device
@@ -54,7 +55,8 @@ STATES_KEPT = 2
 def train_on_ray(examples: Examples, validation: Examples | None, holdout: float, recipe: Recipe, start: Weights | None,
                  given: pa.Table | None, folder: str, num_workers: int | None, stream: TextIO, watch: Watch) -> dict[str, float]:
     """`training.train`, under the lease; `given`: the classes, if not those that the truth names."""
-    recipe = replace(recipe, precision=training_precision(recipe.precision, resolve_device("auto")))
+    precision = training_precision(recipe.precision, resolve_device("auto"))
+    recipe = replace(recipe, precision=cast(Precision, precision))
     spread = partial(_on_cluster, stream, watch)
     labelled = read_labelled(examples, given, spread)
     judging = labelled

@@ -146,7 +146,7 @@ def test_a_share_that_is_none():
     done = run([sys.executable, "jobs/finetune.py", "--output", "x", "--save", "y", "--input", "z", "--holdout", "20"],
                check=False, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "--holdout 20.0: it is a share, between 0 and 1" in done.stderr
+    assert "--holdout is 20.0; it must be less than 1." in done.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,106 @@
+"""`label-images run`: label the images of an input, and print what was done."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from pipeline.commands.flags import Flat
+from pipeline.config import Config
+from pipeline.stop import Stop, Stopped
+
+if TYPE_CHECKING:
+    from pipeline.run.tally import Summary
+
+MAX_NAMED = 20  # failed shards that are printed
+
+
+def run(config: Flat[Config]) -> int:
+    """Label images: shards in, labels and embeddings out.
+
+    A shard is a tar, a Parquet file or a group of loose images. Only shards that are new, changed or were never
+    finished are labelled. A killed run is completed by the next.
+
+    ```
+    label-images run --input s3://bucket/shards --output s3://bucket/tables
+    label-images run --input shards/ --output tables/ --weights seed:0
+    ray job submit --working-dir . -- jobs/label.py --input URI --output URI
+    ```
+
+    Exit status: 0 done or nothing to do, 1 something failed, 2 wrong usage or configuration, 3 more images rejected
+    than --max-rejected allows (all tables are committed all the same), 4 another run writes to the output, 5 nothing
+    is under --partition (nothing is written then).
+    """
+    stop = Stop()
+    with stop.listening():
+        from pipeline.run.night import label
+
+        try:
+            summary = label(config, stop=stop)
+        except Stopped as stopped:
+            print(f"{stopped}; the next run does what is left", file=sys.stderr)
+            stop.leave()
+        if config.dry_run:
+            print_plan(summary)
+            return 0
+        print_summary(summary, config.output)
+        return summary.exit_code(config.max_rejected)
+
+
+def print_plan(summary: Summary) -> None:
+    """Print what a run would do."""
+    from pipeline.report.render import format_duration
+
+    print(
+        f"would label {summary.num_pending:,} shards ({summary.pending_bytes / 1e6:,.1f} MB) with "
+        f"{summary.model_id}; {summary.num_skipped:,} are done already"
+    )
+    for note in summary.notes:
+        print(f"note      {note}")
+    if summary.expected_s is not None:
+        print(f"it may take {format_duration(summary.expected_s)}, if it goes as fast as the run before")
+
+
+def print_summary(summary: Summary, output: str) -> None:
+    """Print what a run did, and where its tables are."""
+    from pipeline.tables.output import labels_folder, report_uri, tables_glob
+
+    if summary.num_pending:
+        _print_counts(summary)
+    else:
+        print(f"nothing to do: all {summary.num_skipped:,} shards are labelled by {summary.model_id}")
+    shown = sorted(summary.failed.items())[:MAX_NAMED]
+    for shard, reason in shown:
+        print(f"failed    {shard}: {reason}")
+    if summary.num_failed > len(shown):
+        others = summary.num_failed - len(shown)
+        print(f"failed    {others:,} more: the table shards/ has them, its column failure says why")
+    if summary.unrecorded:
+        print(f"failed    the record of this run could not be written: {summary.unrecorded}")
+    for note in summary.notes:
+        print(f"note      {note}")
+    tables = labels_folder(output, summary.model_id)
+    print(f"tables    {tables}")
+    print(f"report    {report_uri(output, summary.run_id)}")
+    print(f"duckdb    SELECT label, count(*) AS images FROM {tables_glob(tables)} GROUP BY ALL ORDER BY images DESC;")
+
+
+def _print_counts(summary: Summary) -> None:
+    without = f", {summary.num_without_images:,} without any image" if summary.num_without_images else ""
+    print(
+        f"shards    {summary.num_committed - summary.num_without_images:,} labelled{without}, "
+        f"{summary.num_skipped:,} skipped (done before), {summary.num_failed:,} failed"
+    )
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in summary.counts.rejected.most_common())
+    print(
+        f"images    {summary.counts.num_images:,} at {summary.images_per_s:.1f}/s, "
+        f"{summary.counts.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}"
+    )
+    runner = f", {summary.runner} runner" if summary.device == "cuda" else ""
+    print(f"model     {summary.model_id} on {summary.device} in {summary.precision}{runner}, {summary.hardware}")
+    if summary.device == "cuda" and summary.num_slots:
+        stayed = 1 - summary.num_moved / summary.num_blocks
+        print(
+            f"batches   {summary.num_labelled / summary.num_slots:.0%} full; "
+            f"{stayed:.0%} of the blocks were labelled on the node that decoded them"
+        )
