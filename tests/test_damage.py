@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import JobError
 from pipeline.inputs.find import Inputs
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
@@ -97,7 +97,7 @@ def test_a_damaged_file_stops_no_night(made, tmp_path, kind, damage):
                  lambda: evaluate(config.output, model, lambda _: Truth("t", pa.table([[None], ["k0"], ["0"], [False], [None]], schema=SAID)))):
         try:
             read()
-        except UserError as error:
+        except JobError as error:
             assert kind in ("table", "classes", "runs", "shards") and len(str(error).splitlines()) == 1, error
         except Exception as error:
             if kind not in ("table", "runs", "shards"):  # those of DuckDB come late; jobs/query.py tells them
@@ -108,7 +108,7 @@ def test_a_lease_that_ends_too_far_away_is_over_when_it_would_have_been(made, tm
     config, _ = made
     path = tmp_path / "out/lease.json"
     path.write_bytes(b'{"run_id": "r", "place": "x", "pid": 1, "since": 1.0, "until": 1e12}')
-    with pytest.raises(UserError, match="is being written by run r"):
+    with pytest.raises(JobError, match="is being written by run r"):
         night.label(config)
     os.utime(path, (time.time() - 100, time.time() - 100))
     assert night.label(config).num_skipped == 1

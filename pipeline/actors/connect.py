@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.errors import UserError
+from pipeline.errors import JobError
 from pipeline.stop import SIGNALS, Stop
 from pipeline.store.retry import describe_error
 
@@ -33,7 +33,7 @@ NO_TOKEN = b"InvalidAuthToken"  # so says Ray's C++ part, each second, of a toke
 LOCAL = "local"
 
 
-class NoCluster(UserError):
+class NoCluster(JobError):
     """Ray is not there; nothing was labelled."""
 
     exit_code = 1

@@ -14,7 +14,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError
 from pipeline.stop import Stop
 
 GROWN = 1.25  # times as many CPUs or GPUs as the pools use: they are made anew
@@ -23,7 +23,7 @@ WAIT_S = 15 * 60.0  # for a first node: a cluster that scales to nothing takes m
 LOOK_EVERY_S = 5.0
 
 
-class NoNodes(UserError):
+class NoNodes(JobError):
     """The cluster has no node that can do the work; nothing was labelled."""
 
     exit_code = 1

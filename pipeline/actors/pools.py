@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.actors.nodes import Node, count_cpus, count_gpus, live_nodes
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import JobError
 from pipeline.stages.batch import IMAGE_BYTES
 from pipeline.stop import Stop
 
@@ -66,7 +66,7 @@ class Pools:
     puts_at_once: int = 4
 
 
-class NotPlaced(UserError):
+class NotPlaced(JobError):
     """The cluster has no room for the actors; nothing was labelled."""
 
     exit_code = 1

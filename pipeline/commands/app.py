@@ -27,7 +27,7 @@ from pipeline.commands.train import train
 from pipeline.commands.values import FILE_VARIABLE, field_name, list_flags, set_from_file, set_from_variables
 from pipeline.commands.verify import verify
 from pipeline.config import Config, FieldError, check_values
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError, report_error
 
 VERBS: tuple[Callable[..., int], ...] = (run, verify, query, pack, evaluate, finetune, train, bench)
 HELP = """Label images with Inception-v4: shards of images in, Parquet tables of top-5 labels and embeddings out.
@@ -57,9 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with _naming_places(call.keywords):
             return call.verb(*call.arguments.args, **call.arguments.kwargs) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    except JobError as error:
+        return report_error(error)
 
 
 def parse_command(argv: Sequence[str], environ: Mapping[str, str]) -> Call | None:

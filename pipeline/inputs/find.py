@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError
 from pipeline.formats.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
 from pipeline.formats.loose import group_files, read_files
 from pipeline.formats.parquet import check_columns, read_keys, read_rows
@@ -122,7 +122,7 @@ class Inputs:
         return (replace(sample, truth=name_folder(sample.key)) for sample in samples)
 
 
-class NothingUnder(UserError):
+class NothingUnder(JobError):
     """The folder of `--partition` has no shards (yet). Whether that is a fault is for the scheduler to say."""
 
     exit_code = 5

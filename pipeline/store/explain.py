@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError
 from pipeline.store.retry import describe_error, is_transient
 
 # Stores whose put is atomic: a reader sees the old object, no object, or the whole new object.
@@ -29,16 +29,16 @@ def check_atomic_put(named: str, uri: str) -> None:
 
 @contextmanager
 def explaining_errors(named: str, uri: str) -> Iterator[None]:
-    """Raise any error in the context as a UserError of one sentence. A UserError passes unchanged.
+    """Raise any error in the context as a UserError of one sentence.
 
-    Each store has its own exceptions, so every Exception is caught.
+    Each store has its own exceptions, so every Exception is caught. A JobError passes as it is.
 
     Args:
         named: how the user named the place, such as `--output`.
     """
     try:
         yield
-    except UserError:
+    except JobError:
         raise
     except Exception as error:
         raise explain_error(named, uri, error) from error

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import JobError
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.listing import list_input
@@ -35,7 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 _Mark = dict[str, Any]  # the content of lease.json: run_id, place, pid, since and until in seconds since 1970
 
 
-class Busy(UserError):
+class Busy(JobError):
     """Another run writes to the output."""
 
     exit_code = 4

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from pipeline.config import check_uri
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError
 from pipeline.store.explain import explain_error
 from pipeline.store.storage import locate
 from pipeline.store.uris import canonical_uri
@@ -81,7 +81,7 @@ def explaining_sql_errors(connection: duckdb.DuckDBPyConnection) -> Iterator[Non
     """What DuckDB or the store says meanwhile becomes a UserError in one sentence; it names the files that are no tables, if there are any."""
     try:
         yield
-    except UserError:
+    except JobError:
         raise
     except Exception as error:
         if _OWN_ERROR in str(error):

@@ -27,7 +27,7 @@ from ray.util.queue import Queue
 
 from pipeline.actors.connect import connect
 from pipeline.config import Precision
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError
 from pipeline.model.weights import Weights
 from pipeline.runners.labeller import resolve_device
 from pipeline.store import storage
@@ -103,7 +103,7 @@ def _of_validation() -> Iterator[None]:
     """What is wrong with the input or its truth is so with those of the flags `--validation`."""
     try:
         yield
-    except UserError as error:
+    except JobError as error:
         said = re.sub(r"^--(input|truth)\b", lambda match: "--validation" if match[1] == "input" else "--validation-truth", str(error))
         raise UserError(said) from error
 
@@ -136,7 +136,7 @@ def _result(reference: Any) -> sources.Shard:
     try:
         read: sources.Shard = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, UserError) else error
+        raise error.cause if isinstance(error.cause, JobError) else error
     return read
 
 

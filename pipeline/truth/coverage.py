@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import duckdb
 import pyarrow as pa
 
-from pipeline.errors import UserError
+from pipeline.errors import JobError
 from pipeline.model.spelling import PARTS, find_alike
 from pipeline.truth.matching import IMAGES, Matched, match
 from pipeline.truth.sources import Truth
@@ -35,7 +35,7 @@ SELECT shard, arg_max(failure, labelled_at) FROM shards ANTI JOIN (SELECT DISTIN
 GROUP BY shard HAVING arg_max(status, labelled_at) = 'failed' ORDER BY shard"""
 
 
-class NothingMatches(UserError):
+class NothingMatches(JobError):
     """The truth is of none of the images."""
 
     exit_code = 1
