@@ -15,9 +15,8 @@ from cyclopts import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.errors import UserError
 from pipeline.model.weights import identify, load
-from pipeline.tables.output import labels_folder, tables_glob
+from pipeline.tables.layout import labels_folder, tables_glob
 
 JOBS = Path(__file__).parent
 FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
@@ -57,7 +56,7 @@ def find_reachable_weights() -> str:
     """`pretrained` where it can be reached; else `seed:0`, after a loud warning."""
     try:
         load(identify("pretrained"))
-    except UserError as error:
+    except JobError as error:
         print(f"{'!' * 100}\n{error}\nFALLING BACK to untrained weights (seed:0): THE LABELS BELOW MEAN NOTHING.\n"
               f"Set WEIGHTS=path/to/model.safetensors for real ones.\n{'!' * 100}", file=sys.stderr)
         return "seed:0"

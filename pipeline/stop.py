@@ -1,9 +1,9 @@
-"""A request to end: SIGTERM, SIGINT.
+"""A request to end: SIGTERM or SIGINT.
 
-In: signals, whenever they come, also while Ray or torch is imported or waits in C++. Out: `Stop.signal`, which the main thread looks
-at between its steps and while it waits. A signal's own handler does nothing: what it raised could be lost inside an import.
-Who does not end in order within `GRACE_S`, or is asked a second time, is ended: the last calls are made (give the lease back), and
-the process exits with 128 and the signal's number.
+In: signals, at any time, also while Ray or torch is imported or waits in C++. Out: `Stop.signal`, which the main
+thread checks between its steps and while it waits. The handler of a signal does nothing: an exception of the handler
+could be lost in an import. A process that does not end in order within `GRACE_S`, or that is asked a second time, is
+ended: it makes the last calls (such as giving the lease back), and exits with 128 and the number of the signal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(BaseException):
-    """The process was asked to end. Not an Exception: no step may take it for a failure of its own."""
+    """The process was asked to end. It is no Exception, so that no step takes it for a failure of its own."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
@@ -30,7 +30,10 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """`signal`: the number of the signal that asks to end, or 0. `last_calls`: what is to be done if there is no time for order."""
+    """Whether the process was asked to end.
+
+    `signal`: the number of the signal, or 0. `last_calls`: functions to call if there is no time to end in order.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -38,12 +41,16 @@ class Stop:
         self.over = threading.Event()
 
     def check(self) -> None:
-        """Raise Stopped if the process was asked to end."""
+        """Check for a request to end.
+
+        Raises:
+            Stopped: there is one.
+        """
         if self.signal:
             raise Stopped(self.signal)
 
     def leave(self) -> NoReturn:
-        """End the process now that all is in order: no thread is waited for."""
+        """End the process, now that all is in order. It does not wait for threads."""
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
@@ -51,26 +58,26 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals while the context lasts. Call it in the main thread."""
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
+        """Take the signals in the context. Only the main thread may enter the context."""
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
         handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-        former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        watcher = threading.Thread(target=self._watch, args=(reading,), name="stop", daemon=True)
+        former = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        watcher = threading.Thread(target=self._watch, args=(read_end,), name="stop", daemon=True)
         watcher.start()
         try:
             yield
         finally:
-            if not self.signal:  # else what is left of the process has its time too
+            if not self.signal:  # after a signal, `GRACE_S` holds for the rest of the process, too
                 self.over.set()
             signal.set_wakeup_fd(former)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            os.close(writing)
+            os.close(write_end)
 
-    def _watch(self, reading: int) -> None:
+    def _watch(self, read_end: int) -> None:
         """Read the numbers that the C handler writes, also while the main thread is inside of C."""
-        with open(reading, "rb", buffering=0) as numbers:
+        with open(read_end, "rb", buffering=0) as numbers:
             while data := numbers.read(1):
                 if data[0] not in SIGNALS:
                     continue
@@ -84,13 +91,13 @@ class Stop:
             self._exit()
 
     def _exit(self) -> None:
-        """End the process, with the last calls, if they do not take long."""
-        def call() -> None:
-            for last in self.last_calls:
+        """End the process after the last calls, or after `LAST_CALLS_S`."""
+        def call_all() -> None:
+            for call in self.last_calls:
                 with suppress(Exception):
-                    last()
+                    call()
 
-        calling = threading.Thread(target=call, daemon=True)
+        calling = threading.Thread(target=call_all, daemon=True)
         calling.start()
         calling.join(LAST_CALLS_S)
         with suppress(Exception):

@@ -8,24 +8,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.ask.query import connect
+from pipeline.ask.verify import verify
 from pipeline.config import Config
 from pipeline.errors import JobError
 from pipeline.inputs.find import Inputs
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
 from pipeline.run import night
-from pipeline.run.tally import Summary
-from pipeline.run.verify import verify
-from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.run.record import Record
+from pipeline.run.summary import Summary
+from pipeline.stages.sink import Sink
 from pipeline.store import storage
-from pipeline.tables import history, ledger, output
+from pipeline.tables import history, ledger
+from pipeline.tables.claim import claim_output
 from pipeline.tables.counts import Counts
-from pipeline.tables.query import connect
+from pipeline.tables.label_files import ShardVersion
+from pipeline.tables.layout import report_uri
 from pipeline.truth.evaluate import evaluate
 from pipeline.truth.matching import SAID
 from pipeline.truth.sources import Truth
 from tests.run.test_night import NOW
-from tests.stages.test_commit import make_rows
+from tests.stages.test_commit import rows_between
 from tests.support.tars import make_tar
 
 SHARD = "a.tar"
@@ -58,16 +62,16 @@ def made(tmp_path):
     model = weights.identify("seed:0").model_id
     version = storage.stat(f"{config.input}/{SHARD}")
     source = ShardVersion(SHARD, f"{config.input}/{SHARD}", version.size, version.etag)
-    file = Sink(config.output, "20261126T213000-aaaaaa", model).write(source, make_rows(0, 4), 0, True)
-    output.claim_output(config, model, load_classes(None))
+    file = Sink(config.output, "20261126T213000-aaaaaa", model).write(source, rows_between(0, 4), 0, True)
+    claim_output(config, model, load_classes(None))
     ledger.write(config.output, "shards", "20261126T213000-aaaaaa-00000", [{
         "run_id": "20261126T213000-aaaaaa", "shard": SHARD, "model_id": model, "status": "committed", "source_size": version.size,
         "source_etag": version.etag, "file": SHARD + ".parquet", "file_size": file.size, "file_etag": file.etag, "num_images": 4,
         "num_rejected": 0}], ledger.SHARDS)
     summary = Summary("20261126T213000-aaaaaa", model, 0, 1, 10, 0, True, num_committed=1, counts=Counts(4))
-    ledger.write(config.output, "runs", summary.run_id, [night._run_row(config, summary, "done", NOW)], ledger.RUNS)
+    ledger.write_run(config.output, Record(config, summary, None, load_classes(None), NOW, 0.0).make_row("done"))
     storage.put_whole(f"{config.output}/_staging/20261125T213000-bbbbbb/piece.parquet", (tmp_path / "out/labels" / f"model={model}" / f"{SHARD}.parquet").read_bytes())
-    storage.put_whole(output.report_uri(config.output, summary.run_id), b"<html></html>")
+    storage.put_whole(report_uri(config.output, summary.run_id), b"<html></html>")
     storage.put_whole(f"{config.output}/lease.json", b'{"run_id": "r", "place": "x", "pid": 1, "since": 1.0, "until": 2.0}')
     return config, model
 
@@ -120,11 +124,11 @@ def test_what_an_ended_run_committed_is_counted_in_its_row(made, tmp_path):
     (tmp_path / "in/b.tar").write_bytes(make_tar(("x.png", b"1"), ("y.png", b"2")))
     version = storage.stat(f"{config.input}/b.tar")
     source = ShardVersion("b.tar", f"{config.input}/b.tar", version.size, version.etag)
-    Sink(config.output, "20261126T213000-aaaaaa", model).write(source, make_rows(0, 2), 0, True)
-    row = ledger.read_rows(config.output, "runs", "20261126T213000-aaaaaa.parquet", ledger.RUNS, []).to_pylist()[0]
+    Sink(config.output, "20261126T213000-aaaaaa", model).write(source, rows_between(0, 2), 0, True)
+    row, = ledger.read_runs(config.output, "20261126T213000-aaaaaa.parquet", [])
     assert night.label(config).num_skipped == 2
-    after = ledger.read_rows(config.output, "runs", "20261126T213000-aaaaaa.parquet", ledger.RUNS, []).to_pylist()[0]
-    assert (after["num_committed"], after["num_images"]) == (row["num_committed"] + 1, row["num_images"] + 2)
+    after, = ledger.read_runs(config.output, "20261126T213000-aaaaaa.parquet", [])
+    assert (after.num_committed, after.num_images) == (row.num_committed + 1, row.num_images + 2)
 
 
 def test_a_lost_ledger_counts_nothing_twice(made, tmp_path):
@@ -133,5 +137,5 @@ def test_a_lost_ledger_counts_nothing_twice(made, tmp_path):
     for path in (tmp_path / "out/shards").iterdir():
         path.unlink()
     assert night.label(config).num_skipped == 1
-    after = ledger.read_rows(config.output, "runs", "20261126T213000-aaaaaa.parquet", ledger.RUNS, []).to_pylist()[0]
-    assert (after["num_committed"], after["num_images"]) == (1, 4)
+    after, = ledger.read_runs(config.output, "20261126T213000-aaaaaa.parquet", [])
+    assert (after.num_committed, after.num_images) == (1, 4)

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import stop
-from pipeline.actors import connect
-from pipeline.actors.connect import NoCluster
+from pipeline.actors import address
+from pipeline.actors.address import NoCluster
 from pipeline.stop import Stop, Stopped
 from pipeline.store import lease, retry, storage
 from pipeline.store.lease import hold_lease
@@ -26,25 +26,25 @@ TRIES = 20
 
 def test_a_cluster_that_is_not_there_is_said_within_a_minute(tmp_path, monkeypatch):
     """Nothing listens; something listens that is no Ray's; the name is no host's."""
-    monkeypatch.setattr(connect, "ANSWER_S", 0.5)
-    monkeypatch.setattr(connect, "TRY_S", 0.2)
-    for address in (f"127.0.0.1:{free_ports(1)[0]}", "no.such.host.invalid:6379"):
+    monkeypatch.setattr(address, "ANSWER_S", 0.5)
+    monkeypatch.setattr(address, "TRY_S", 0.2)
+    for place in (f"127.0.0.1:{free_ports(1)[0]}", "no.such.host.invalid:6379"):
         with pytest.raises(NoCluster, match=r"Ray at RAY_ADDRESS .* does not answer"):
-            connect._need_answer(address, Stop())
+            address.need_answer(place, Stop())
     with socket.create_server(("127.0.0.1", 0)) as server:
-        connect._need_answer(f"127.0.0.1:{server.getsockname()[1]}", Stop())
+        address.need_answer(f"127.0.0.1:{server.getsockname()[1]}", Stop())
     with pytest.raises(Stopped):
         asked = Stop()
         asked.signal = signal.SIGTERM
-        connect._need_answer(f"127.0.0.1:{free_ports(1)[0]}", asked)
+        address.need_answer(f"127.0.0.1:{free_ports(1)[0]}", asked)
 
 
 def test_files_of_a_cluster_that_is_gone_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert connect._noted_address() is None
+    assert address.read_noted_address() is None
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:1\n")
-    assert connect._noted_address() == "127.0.0.1:1" and not connect._answers("127.0.0.1:1", 0.2)
+    assert address.read_noted_address() == "127.0.0.1:1" and not address.takes_connection("127.0.0.1:1", 0.2)
 
 
 def test_a_home_that_cannot_be_written_needs_no_token_there(tmp_path, monkeypatch):
@@ -52,11 +52,11 @@ def test_a_home_that_cannot_be_written_needs_no_token_there(tmp_path, monkeypatc
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "file/home"))
-    connect._provide_token()
+    address.provide_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("HOME", str(tmp_path))
-    connect._provide_token()
+    address.provide_token()
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
@@ -175,23 +175,23 @@ def find_spec(name, *_):
 
 import pipeline.run.attempts, pipeline.actors.connect, pipeline.report.render, pipeline.run.night, pipeline.run.tally
 if phase == "planning":
-    before(pipeline.run.night, "_plan", 1)
+    before(pipeline.run.night, "plan_run", 1)
 elif phase == "importing":
     sys.meta_path.insert(0, type("Mark", (), {"find_spec": staticmethod(find_spec)}))
 elif phase == "connecting":
-    before(pipeline.actors.connect._Started, "wait", 0)
+    before(pipeline.actors.connect.RayStart, "wait", 0)
 elif phase == "waiting for nodes":
     import pipeline.actors.nodes
     pipeline.actors.nodes.live_nodes = lambda: []
     before(pipeline.actors.nodes, "find_nodes", 0)
 elif phase == "starting actors":
-    before(pipeline.run.attempts, "_attempt", 0)
+    before(pipeline.run.attempts, "label_once", 0)
 elif phase == "labelling":
     before(pipeline.run.attempts.Progress, "add", 0)
 elif phase == "committing":
     before(pipeline.run.tally.Tally, "settle", 1)
 else:
-    before(pipeline.report.render, "page", 1)
+    before(pipeline.report.render, "render_page", 1)
 runpy.run_path("jobs/label.py", run_name="__main__")
 """
 

@@ -25,7 +25,7 @@ from pipeline.images.decode import REASONS, decode
 from pipeline.inputs.find import Inputs
 from pipeline.stages.batch import samples_of, segments_of
 from pipeline.stages.read import Reader
-from pipeline.tables.output import labels_uri
+from pipeline.tables.layout import labels_uri
 from tests.support.jobs import ROOT, SEED, digest, job
 from tests.support.tars import make_tar
 
@@ -130,10 +130,10 @@ def test_the_largest_images_fit_two_gigabytes(tmp_path):
         (tmp_path / f"{name}.tar").write_bytes(make_tar(*large))
     program = f"""
 import re, threading, pyarrow as pa
-from pipeline.batches import samples_of
+from pipeline.stages.batch import samples_of
 from pipeline.config import Config
-from pipeline.inputs import Inputs
-from pipeline.reader import Reader
+from pipeline.inputs.find import Inputs
+from pipeline.stages.read import Reader
 limits = Config(input="i", output="o")
 reader = Reader(96, 96, 4, limits.max_image_pixels, Inputs.of(limits), False)
 def read(name):

@@ -22,11 +22,16 @@ from tests.support.tars import make_tar
 def plant() -> tuple[type, type, type]:
     """Stages that divide by zero at the shard that is named after them. Made in a function, so that Ray sends their code along."""
     class PlantedReader(Reader):
-        def _decode(self, sample, slot_HWC):
-            if sample.key.startswith("reader"):
-                planted = 0
-                return 1 / planted
-            return super()._decode(sample, slot_HWC)
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            decode_sample = self.pool.decode_sample
+
+            def planted_decode(sample, slot_HWC):
+                if sample.key.startswith("reader"):
+                    planted = 0
+                    return 1 / planted
+                return decode_sample(sample, slot_HWC)
+            self.pool.decode_sample = planted_decode
 
     class PlantedLabeller(LabelStage):
         def __init__(self, *arguments):
@@ -41,11 +46,11 @@ def plant() -> tuple[type, type, type]:
             self.picker.pick = planted_pick
 
     class PlantedSink(Committer):
-        def _commit(self, piece):
+        def commit(self, piece):
             if piece.segment["shard"] == "sink.tar":
                 planted = 0
                 return 1 / planted
-            return super()._commit(piece)
+            return super().commit(piece)
 
     return PlantedReader, PlantedLabeller, PlantedSink
 
@@ -66,7 +71,7 @@ def test_an_error_of_our_own_is_told_where_users_look(tmp_path, monkeypatch):
     rows = [row for path in (tmp_path / "out/shards").iterdir() for row in pq.read_table(path).to_pylist()]
     failures = {row["shard"]: row["failure"] for row in rows if row["status"] == "failed"}
     page = next(Path(tmp_path / "out/reports").iterdir()).read_text(encoding="utf-8")
-    for name, place in (("reader", "_decode"), ("labeller", "planted_pick"), ("sink", "_commit")):
+    for name, place in (("reader", "planted_decode"), ("labeller", "planted_pick"), ("sink", "commit")):
         assert "ZeroDivisionError" in failures[f"{name}.tar"] and f"in {place}: return 1 / planted" in failures[f"{name}.tar"]
         assert f"in {place}: return 1 / planted" in page
     assert [row["status"] for row in rows if row["shard"] == "fine.tar"] == ["committed"]

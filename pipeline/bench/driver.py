@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.bench.measure import Part, Setting
-from pipeline.stages.batch import BLOCK, LABELLED, REPORT, pack_answers, segments_of
+from pipeline.stages.batch import BLOCK, LABELLED, pack_answers, segments_of
+from pipeline.stages.reports import REPORT, Report, read_reports
 from pipeline.tables.counts import BINS
 
 SIZES = {1000: 3000, 100: 20_000}  # shards of a run, by images of a shard
@@ -121,8 +122,8 @@ def measure_chain(size: int, number: int) -> dict[str, float]:
     from pipeline.actors.nodes import Node
     from pipeline.actors.pools import choose_pools
     from pipeline.config import Config
-    from pipeline.run.attempts import iterate_reports
     from pipeline.run.progress import Progress
+    from pipeline.run.reports import iterate_reports
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, num_cpus=8)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     pools = choose_pools(Config(input="in", output="out"), [Node("here", "", 16.0, 1)], "cuda")
@@ -140,10 +141,10 @@ def measure_chain(size: int, number: int) -> dict[str, float]:
         if table is None:
             continue
         begun_s = time.thread_time()
-        for report in table.to_pylist():
+        for report in read_reports(table):
             progress.add(report)
             tally.add(report)
-            num_blocks += report["num_blocks"]
+            num_blocks += report.num_blocks
         loop_s += time.thread_time() - begun_s
         if begun is None and tally.ended.mean() >= WARM_UP:
             begun = (time.perf_counter(), time.process_time(), _threads(process), num_blocks, _own_bytes(process))
@@ -166,7 +167,7 @@ def measure_tally(size: int, number: int) -> dict[str, float]:
     tally, process = new_tally(number), psutil.Process()
     before, begun = process.memory_info().rss, time.perf_counter()
     for index in range(number):
-        tally.add(make_report([make_segment(index, size)], size, 1))
+        tally.add(Report.from_row(make_report([make_segment(index, size)], size, 1)))
     seconds = time.perf_counter() - begun
     tally.close()
     assert tally.ended.all() and tally.summary.num_committed == number
@@ -177,7 +178,8 @@ def measure_tally(size: int, number: int) -> dict[str, float]:
 
 def new_tally(number: int) -> Any:
     """A tally of `number` shards of which none is reported."""
-    from pipeline.run.tally import Summary, Tally
+    from pipeline.run.summary import Summary
+    from pipeline.run.tally import Tally
     paths = pa.array([make_segment(index, 1)["shard"] for index in range(number)])
     summary = Summary("bench", "inception_v4-00000000", 0, number, 0, 0, False)
     return Tally(tempfile.mkdtemp(), summary, paths, lambda status: None)

@@ -18,9 +18,11 @@ import pyarrow as pa
 from pipeline.bench.measure import Part, Setting
 from pipeline.model.classes import SCHEMA, load_classes
 from pipeline.model.spec import EMBEDDING_SIZE
-from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.stages.sink import Sink
 from pipeline.tables import ledger
+from pipeline.tables.label_files import ShardVersion
 from pipeline.tables.labels import SAMPLES, Answers, make_rows
+from pipeline.tables.ledger_rows import RUNS, SHARDS
 
 NUM_ROWS = 100_000
 TABLE_ROWS = (20, 100, 1000, 10_000)
@@ -54,7 +56,7 @@ def measure(setting: Setting) -> Part:
 
 def _ask(output: str, name: str, repeats: int) -> float:
     """Seconds of a named query with new views. One more time comes first and does not count."""
-    from pipeline.tables.query import ask, connect
+    from pipeline.ask.query import ask, connect
 
     seconds = []
     for _ in range(repeats + 1):
@@ -70,7 +72,7 @@ def _write(output: str, num_rows: int, table_rows: int) -> None:
     """Write `num_rows` invented rows as tables, and the files of the ledger that the views read."""
     classes = load_classes(None)
     labels = classes["label"].combine_chunks()
-    for name, schema in (("runs", ledger.RUNS), ("shards", ledger.SHARDS)):
+    for name, schema in (("runs", RUNS), ("shards", SHARDS)):
         ledger.write(output, name, "bench", [{"run_id": "bench", "model_id": MODEL_ID}], schema)
     ledger.write(output, "classes", MODEL_ID, classes.to_pylist(), SCHEMA)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

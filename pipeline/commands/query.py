@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from pipeline.ask.named_queries import list_queries
 from pipeline.commands.extras import check_installed
 from pipeline.commands.flags import Model, Output
 from pipeline.config import FieldError
 from pipeline.errors import UserError
-from pipeline.tables.named_queries import list_queries
 
 MAX_ROWS = 10_000
 
@@ -50,7 +50,7 @@ def query(
         if "=" not in setting:
             raise FieldError("set", f"is {setting!r}; it takes NAME=VALUE.")
     check_installed("query", duckdb="sql")
-    from pipeline.tables.query import ask, connect, explaining_sql_errors, note_foreign_tables
+    from pipeline.ask.query import ask, connect, explaining_sql_errors, note_foreign_tables
 
     question = query if query is not None else str(sql)
     connection = connect(output, model)

@@ -10,7 +10,7 @@ from pipeline.config import Config
 from pipeline.stop import Stop, Stopped
 
 if TYPE_CHECKING:
-    from pipeline.run.tally import Summary
+    from pipeline.run.summary import Summary
 
 MAX_NAMED = 20  # failed shards that are printed
 
@@ -63,7 +63,7 @@ def print_plan(summary: Summary) -> None:
 
 def print_summary(summary: Summary, output: str) -> None:
     """Print what a run did, and where its tables are."""
-    from pipeline.tables.output import labels_folder, report_uri, tables_glob
+    from pipeline.tables.layout import labels_folder, report_uri, tables_glob
 
     if summary.num_pending:
         _print_counts(summary)

@@ -16,7 +16,7 @@ def verify(*, input: Input, output: Output, model: Model = None, reading: AsTheR
 
     Exit status: 0 proven, 1 something is wrong, 2 wrong usage.
     """
-    from pipeline.run import verify as proving
+    from pipeline.ask import verify as proving
     from pipeline.tables.history import read_settings
 
     inputs, format = choose_inputs(reading, read_settings(output, model))

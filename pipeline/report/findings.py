@@ -1,6 +1,6 @@
 """What the report of a run shows beside the run's row: images over time, rejected examples, slow shards, pictures.
 
-In: reports of blocks, and rows of `SHARDS`. Out: `Findings`. Their size does not grow with the run.
+In: what reports of blocks bring, and rows of the table `shards`. Out: `Findings`. Their size does not grow with the run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.report.gallery import Gallery
+from pipeline.tables.ledger_rows import ShardRow
 
 INTERVALS = 120
 EXAMPLES = 5  # images of each reason
@@ -50,32 +51,36 @@ class Timeline:
 class Findings:
     """What the reports of a run say.
 
-    `examples`: rejected images by reason code, each a dict of shard, index and key. `slowest`: rows of `SHARDS`.
+    `examples`: rejected images by reason code, each a dict of shard, index and key. `slowest`: rows of the table `shards`.
     """
 
     def __init__(self) -> None:
         self.timeline, self.gallery = Timeline(), Gallery()
         self.examples: dict[str, list[dict[str, Any]]] = {}
-        self.slowest: list[dict[str, Any]] = []
+        self.slowest: list[ShardRow] = []
 
-    def add(self, report: dict[str, Any], at_s: float) -> None:
-        """Take the report of a block, which came `at_s` seconds after the run began."""
-        self.timeline.add(at_s, sum(segment["num_images"] for segment in report["segments"]))
-        for picture in report["pictures"]:
+    def add(self, at_s: float, num_images: int, pictures: list[dict[str, Any]], examples: list[dict[str, Any]]) -> None:
+        """Take what a report brings, so many seconds after the run began.
+
+        Args:
+            pictures: dicts of `gallery.PICTURES`.
+            examples: rejected images, as dicts of error, shard, index and key.
+        """
+        self.timeline.add(at_s, num_images)
+        for picture in pictures:
             self.gallery.add(picture)
-        for segment in report["segments"]:
-            for example in segment["examples"]:
-                examples = self.examples.setdefault(example["error"], [])
-                if len(examples) < EXAMPLES:
-                    examples.append(example)
+        for example in examples:
+            known = self.examples.setdefault(example["error"], [])
+            if len(known) < EXAMPLES:
+                known.append(example)
 
-    def add_shard(self, row: dict[str, Any]) -> None:
-        """Take the row of a shard that ended. A shard without any report of a block is not slow."""
+    def add_shard(self, row: ShardRow) -> None:
+        """Take a shard that ended, if anything of it was reported."""
         if spent_seconds(row):
             bisect.insort(self.slowest, row, key=lambda shard: -spent_seconds(shard))
         del self.slowest[SLOWEST:]
 
 
-def spent_seconds(shard: dict[str, Any]) -> float:
-    """The seconds that decode threads and labellers spent on a shard."""
-    return float(shard["decode_s"] + shard["label_s"])
+def spent_seconds(shard: ShardRow) -> float:
+    """Seconds of decode threads and labellers for a shard."""
+    return (shard.decode_s or 0.0) + (shard.label_s or 0.0)

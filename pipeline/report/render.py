@@ -28,13 +28,13 @@ def render_page(row: dict[str, Any], findings: Findings, failed: dict[str, str],
     """The text of the page.
 
     Args:
-        row: the run, as a row of `ledger.RUNS`.
+        row: the run, as a row of `ledger_rows.RUNS`.
         failed: the reason of each failed shard that the page lists, by shard.
         labels: the label of each label_id.
-        before: the last run that labelled something, as a row of `ledger.RUNS`.
+        before: the last run that labelled something, as a row of `ledger_rows.RUNS`.
         notes: sentences that the page begins with.
     """
-    counts, gallery = Counts.read(row), findings.gallery
+    counts, gallery = Counts.from_columns(row), findings.gallery
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.StrictUndefined)
     environment.filters |= {"base64": lambda data: base64.b64encode(data).decode(), "duration": format_duration}
@@ -49,7 +49,7 @@ def render_page(row: dict[str, Any], findings: Findings, failed: dict[str, str],
         examples=findings.examples, slowest=[(shard, spent_seconds(shard)) for shard in findings.slowest],
         failed=sorted(failed.items()), num_failed=row["num_failed"],
         settings=_settings(row), changes=list_changes(before, row) if before else [],
-        drift=measure_drift(Counts.read(before), counts)[:CHANGED] if before else [])
+        drift=measure_drift(Counts.from_columns(before), counts)[:CHANGED] if before else [])
 
 
 def format_duration(seconds: float) -> str:

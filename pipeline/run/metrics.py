@@ -1,15 +1,17 @@
-"""What a run tells Prometheus while it lasts, through the metrics endpoint of Ray's node: `ray_label_…`, with its run_id.
+"""The metrics of a run for Prometheus, through the metrics endpoint of Ray's node: `ray_label_…`, with the run_id.
 
-In: reports of blocks, and shards that end. The driver tells all of it, from the same reports as the tables, so the totals
-are theirs. Counters count what was done, again where a shard was done again; `shards` counts those that ended, once.
+In: reports of blocks, and shards that end. The driver sets all metrics, from the same reports as the tables, so the
+totals agree. The counters count all work; the work for a shard that was labelled twice counts twice. `shards` counts
+each ended shard once.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from ray.util.metrics import Counter, Gauge
+
+from pipeline.stages.reports import Report
 
 COUNTERS = {  # exported as ray_label_<name>_total
     "images": "Images labelled or rejected",
@@ -28,33 +30,33 @@ _TAGS = {"rejected": ("error",), "shards": ("status",)}
 
 
 class Metrics:
-    """The series of one run. `num_shards`: that are pending."""
+    """The metrics of one run. `num_shards`: pending shards."""
 
     def __init__(self, run_id: str, num_shards: int) -> None:
         self.num_left = num_shards
-        self.counters = {name: Counter(f"label_{name}", told, ("run_id", *_TAGS.get(name, ())))
-                         for name, told in COUNTERS.items()}
-        self.gauges = {name: Gauge(f"label_{name}", told, ("run_id",)) for name, told in GAUGES.items()}
+        self.counters = {name: Counter(f"label_{name}", help_text, ("run_id", *_TAGS.get(name, ())))
+                         for name, help_text in COUNTERS.items()}
+        self.gauges = {name: Gauge(f"label_{name}", help_text, ("run_id",)) for name, help_text in GAUGES.items()}
         for metric in (*self.counters.values(), *self.gauges.values()):
             metric.set_default_tags({"run_id": run_id})
         self.gauges["last_commit_timestamp_seconds"].set(time.time())
         self.gauges["shards_left"].set(num_shards)
 
-    def add(self, report: dict[str, Any]) -> None:
-        """Tell what a report says."""
-        segments = report["segments"]
-        values = {"images": sum(segment["num_images"] for segment in segments),
-                  "read_bytes": sum(segment["num_bytes"] for segment in segments),
-                  "decode_seconds": sum(segment["decode_s"] for segment in segments),
-                  "network_seconds": report["label_s"], "batch_slots": report["num_slots"]}
+    def add(self, report: Report) -> None:
+        """Count a report."""
+        values = {"images": sum(segment.num_images for segment in report.segments),
+                  "read_bytes": sum(segment.num_bytes for segment in report.segments),
+                  "decode_seconds": sum(segment.decode_s for segment in report.segments),
+                  "network_seconds": report.label_s, "batch_slots": report.num_slots}
         for name, value in values.items():
             if value:
                 self.counters[name].inc(value)
-        for entry in (entry for segment in segments for entry in segment["rejected"]):
-            self.counters["rejected"].inc(entry["num_images"], {"error": entry["error"]})
+        for segment in report.segments:
+            for error, number in segment.counts.rejected.items():
+                self.counters["rejected"].inc(number, {"error": error})
 
     def end(self, status: str) -> None:
-        """Tell that a shard ended."""
+        """Count a shard that ended, as `committed` or `failed`."""
         self.num_left -= 1
         self.gauges["shards_left"].set(self.num_left)
         self.counters["shards"].inc(1, {"status": status})

@@ -1,8 +1,10 @@
-"""What travels between the stages: tables of one row, and the row is one block.
+"""The blocks that travel between the stages: the schemas `BLOCK` and `LABELLED`, and the functions that pack and
+unpack them.
 
-A block holds images of one shard or of several: its segments say which, in order. The reader gives `BLOCK`, the labeller
-`LABELLED`, the sink `REPORT`. Identity travels with the pixels; pixels cross the object store once, as uint8, and answers
-once. The schemas, and what packs and unpacks them, are here; who fills them is not.
+A block is a table of one row. A block holds images of one shard or of several shards; its segments say which, in
+order. The reader gives `BLOCK`, the labeller gives `LABELLED`, the sink gives a report (`reports`). Identity travels
+with the pixels: the pixels cross the object store once, as uint8, and the answers cross it once.
+Not here: who fills the blocks.
 """
 
 from __future__ import annotations
@@ -14,105 +16,93 @@ import pyarrow as pa
 
 from pipeline.formats.left_out import LEFT_OUT
 from pipeline.model.spec import INPUT_SIZE
-from pipeline.report.gallery import PICTURES, PIXELS
-from pipeline.tables.counts import CONFIDENCE, LABELS, REJECTED
-from pipeline.tables.labels import ROWS, SAMPLES
+from pipeline.report.gallery import PIXELS
+from pipeline.tables.labels import SAMPLES
 
 IMAGE_BYTES = INPUT_SIZE * INPUT_SIZE * 3
 
-_SEGMENT = [
-    ("number", pa.int32()),       # which of the run's pending shards it is
+SEGMENT_FIELDS = [
+    ("number", pa.int32()),       # index of the shard among the pending shards of the run
     ("shard", pa.string()),
     ("uri", pa.string()),
-    ("size", pa.int64()),         # of the shard, in bytes, as it was read
-    ("etag", pa.string()),        # the version that was read
+    ("size", pa.int64()),         # bytes of the shard as the reader read it
+    ("etag", pa.string()),        # version that the reader read
     ("first", pa.int32()),        # index of the first sample
-    ("num_images", pa.int32()),   # samples of it in this block
-    ("end", pa.bool_()),          # these samples are the shard's last
-    ("failure", pa.string()),     # null, or why the shard cannot be finished; its samples here are to be passed over
-    ("retryable", pa.bool_()),    # the failure may pass: another attempt is worth it
+    ("num_images", pa.int32()),   # samples of the shard in this block
+    ("end", pa.bool_()),          # these samples are the last of the shard
+    ("failure", pa.string()),     # null, or why the shard cannot be finished; then the samples here do not count
+    ("retryable", pa.bool_()),    # another attempt may succeed
     ("num_bytes", pa.int64()),    # of the encoded images
-    ("decode_s", pa.float64()),   # spent decoding, all threads together
-    ("left_out", LEFT_OUT),       # of the shard, where it ends: what of it gave no sample
+    ("decode_s", pa.float64()),   # seconds of all decode threads together
+    ("left_out", LEFT_OUT),       # members of the shard that gave no sample; only where the shard ends
 ]
-SEGMENT = pa.struct(_SEGMENT)
+SEGMENT = pa.struct(SEGMENT_FIELDS)
 
 BLOCK = pa.schema([
     ("segments", pa.list_(SEGMENT)),
-    ("node", pa.string()),          # where it was decoded
+    ("node", pa.string()),          # where the images were decoded
     ("samples", pa.list_(pa.struct(list(SAMPLES)))),
     ("pixels", pa.large_binary()),  # uint8 [N, 299, 299, 3], N = number of samples
 ])
 
-_LABELLING = [
-    ("label_s", pa.float64()),      # in which the labeller was busy with it, and not with the block before
-    ("num_slots", pa.int32()),      # images that the device's batches had room for
-    ("precision", pa.string()),     # that the network ran in
-    ("runner", pa.string()),        # what ran it: cpu, fast or plain
-    ("runner_note", pa.string()),   # why it is not the fast one, if the reader should know
+LABELLING_FIELDS = [
+    ("label_s", pa.float64()),      # seconds in which the labeller was busy with this block and no block before
+    ("num_slots", pa.int32()),      # images that the batches of the device had room for
+    ("precision", pa.string()),     # of the network's arithmetic
+    ("runner", pa.string()),        # cpu, fast or plain
+    ("runner_note", pa.string()),   # why the runner is not the fast one, if the user should know
 ]
 
 LABELLED = pa.schema([
     *(BLOCK.field(name) for name in ("segments", "samples")),
-    *_LABELLING,
-    ("moved", pa.bool_()),           # it was labelled on another node than decoded
+    *LABELLING_FIELDS,
+    ("moved", pa.bool_()),           # the labeller and the reader ran on different nodes
     ("answers", pa.large_binary()),  # float32 [N, 2k + 1536], as the network gives them
     ("pictures", PIXELS),            # of a few of these images
 ])
 
-_EXAMPLE = pa.struct([ROWS.field(name) for name in ("error", "shard", "index", "key")])
-
-REPORT = pa.schema([
-    ("segments", pa.list_(pa.struct([
-        *_SEGMENT,
-        ("num_rejected", pa.int64()),  # these are the segment's `Counts`
-        ("rejected", REJECTED),
-        ("labels", LABELS),
-        ("confidence", CONFIDENCE),
-        ("label_s", pa.float64()),     # its share of the blocks'
-        ("examples", pa.list_(_EXAMPLE)),  # its first image rejected for each reason
-        ("file_size", pa.int64()),     # of the committed file, if the shard was completed; else null
-        ("file_etag", pa.string()),
-    ]))),
-    *_LABELLING,
-    ("num_blocks", pa.int32()),
-    ("num_moved", pa.int32()),         # blocks that were labelled on another node than decoded
-    ("pictures", PICTURES),
-])
-
-
-def pack_block(segments: list[dict[str, Any]], samples: dict[str, list[Any]], pixels_NHWC: np.ndarray, node: str) -> pa.Table:
+def pack_block(segments: list[dict[str, Any]], samples: dict[str, list[Any]], pixels_NHWC: np.ndarray,
+               node: str) -> pa.Table:
     """A table of `BLOCK`. The pixels are not copied.
 
     Args:
-        segments: as dicts of `SEGMENT`, in the order of their samples.
-        samples: columns of `SAMPLES` but for the shard, which the segments tell.
+        segments: dicts of `SEGMENT`, in the order of their samples.
+        samples: all columns of `SAMPLES` except the shard, which comes from the segments.
         pixels_NHWC: uint8 [at least N, 299, 299, 3].
+        node: where the images were decoded.
     """
     num_each = np.array([segment["num_images"] for segment in segments])
     shards = pa.array([segment["shard"] for segment in segments], pa.string())
     columns = {"shard": shards.take(pa.array(np.repeat(np.arange(len(segments)), num_each)))}
     columns |= {name: pa.array(values, SAMPLES.field(name).type) for name, values in samples.items()}
-    made = pa.StructArray.from_arrays([columns[name] for name in SAMPLES.names], fields=list(SAMPLES))
+    structs = pa.StructArray.from_arrays([columns[name] for name in SAMPLES.names], fields=list(SAMPLES))
     values = {"segments": pa.array([segments], BLOCK.field("segments").type), "node": pa.array([node], pa.string()),
-              "samples": _one(made, BLOCK.field("samples").type), "pixels": _binary(pixels_NHWC, len(made) * IMAGE_BYTES)}
+              "samples": pa.ListArray.from_arrays(pa.array([0, len(structs)], pa.int32()), structs,
+                                                  type=BLOCK.field("samples").type),
+              "pixels": _as_one_binary(pixels_NHWC, len(structs) * IMAGE_BYTES)}
     return pa.table([values[name] for name in BLOCK.names], schema=BLOCK)
 
 
 def pack_failures(schema: pa.Schema, segments: list[dict[str, Any]]) -> pa.Table:
     """A table of `BLOCK`, `LABELLED` or `REPORT` that holds failed segments and no image."""
-    empty = {"segments": segments, "samples": [], "pixels": b"", "answers": b"", "pictures": [], "label_s": 0.0, "num_slots": 0,
-             "num_blocks": 0, "num_moved": 0, "moved": False}
-    return pa.Table.from_pylist([{name: empty.get(name) for name in schema.names}], schema=schema)
+    values = {"segments": segments, "samples": [], "pixels": b"", "answers": b"", "pictures": [], "label_s": 0.0,
+              "num_slots": 0, "num_blocks": 0, "num_moved": 0, "moved": False}
+    return pa.Table.from_pylist([{name: values.get(name) for name in schema.names}], schema=schema)
 
 
-def fail(segment: dict[str, Any], failure: str, retryable: bool) -> dict[str, Any]:
-    """A segment, or a row of the shards that a reader gets, as a failed segment without images; with fields that a report has."""
-    names = [name for name, _ in _SEGMENT]
-    known = {"size": 0, "etag": "", "first": 0, "num_bytes": 0, "decode_s": 0.0, "left_out": []} | {
-        name: segment[name] for name in names if segment.get(name) is not None}
-    return known | {"num_images": 0, "end": False, "failure": failure, "retryable": retryable, "num_rejected": 0, "rejected": [],
-                    "labels": [], "confidence": [], "label_s": 0.0, "examples": [], "file_size": None, "file_etag": None}
+def fail_segment(segment: dict[str, Any], failure: str, retryable: bool) -> dict[str, Any]:
+    """A failed segment without images, as a dict of `SEGMENT` and of the segments of a report.
+
+    Args:
+        segment: a segment, or a row of the shards that a reader gets.
+        failure: why the shard cannot be finished.
+        retryable: whether another attempt may succeed.
+    """
+    defaults = {"size": 0, "etag": "", "first": 0, "num_bytes": 0, "decode_s": 0.0, "left_out": []}
+    known = {name: segment[name] for name, _ in SEGMENT_FIELDS if segment.get(name) is not None}
+    return defaults | known | {
+        "num_images": 0, "end": False, "failure": failure, "retryable": retryable, "num_rejected": 0, "rejected": [],
+        "labels": [], "confidence": [], "label_s": 0.0, "examples": [], "file_size": None, "file_etag": None}
 
 
 def segments_of(block: pa.Table, row: int = 0) -> list[dict[str, Any]]:
@@ -126,13 +116,16 @@ def samples_of(block: pa.Table, row: int = 0) -> pa.Table:
 
 
 def pixels_of(block: pa.Table) -> np.ndarray:
-    """The pixels of a one-row table of `BLOCK`, uint8 [N, 299, 299, 3], not copied and not to be written to."""
+    """The pixels of a one-row table of `BLOCK`, uint8 [N, 299, 299, 3].
+
+    They are not copied; nobody may write to them.
+    """
     return _bytes_of(block["pixels"], 0).reshape(-1, INPUT_SIZE, INPUT_SIZE, 3)
 
 
 def pack_answers(answer_NK: np.ndarray) -> pa.Array:
-    """Answers, float32 [N, K], as the one value of a column. Not copied if they are contiguous."""
-    return _binary(np.ascontiguousarray(answer_NK, np.float32), answer_NK.size * 4)
+    """Answers, float32 [N, K], as the one value of a column. They are copied only if they are not contiguous."""
+    return _as_one_binary(np.ascontiguousarray(answer_NK, np.float32), answer_NK.size * 4)
 
 
 def answers_of(block: pa.Table, row: int, num_images: int) -> np.ndarray:
@@ -141,19 +134,14 @@ def answers_of(block: pa.Table, row: int, num_images: int) -> np.ndarray:
     return flat.reshape(num_images, len(flat) // max(1, num_images))
 
 
-def _one(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """All values as the one list of a column."""
-    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values, type=kind)
-
-
-def _binary(array: np.ndarray, num_bytes: int) -> pa.Array:
+def _as_one_binary(array: np.ndarray, num_bytes: int) -> pa.Array:
     """The first bytes of a contiguous array as the one value of a column."""
     offsets = pa.py_buffer(np.array([0, num_bytes], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
 
 
 def _bytes_of(column: pa.ChunkedArray, row: int) -> np.ndarray:
-    """A value of a column of large_binary, uint8, not copied (which `Scalar.as_buffer` would do)."""
+    """A value of a column of large_binary, uint8. It is not copied, as `Scalar.as_buffer` does."""
     for chunk in column.chunks:
         if row < len(chunk):
             _, offsets, data = chunk.buffers()

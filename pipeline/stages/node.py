@@ -6,5 +6,5 @@ import ray
 
 
 def this_node() -> str:
-    """Ray's id of the node that this process is on; empty outside of Ray."""
+    """The id that Ray gives the node of this process; empty without Ray."""
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""

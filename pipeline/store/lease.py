@@ -115,7 +115,7 @@ class Lease:
         try:
             with explaining_errors(self.named, self.folder):
                 storage.remove(self.uri)
-        except UserError as error:
+        except JobError as error:
             self.release_error = describe_error(error.__cause__ or error)
 
     def _renew(self) -> None:
@@ -128,7 +128,7 @@ class Lease:
                         return
                     storage.put_whole(self.uri, self._new_mark())
                 self.renewed = time.monotonic()
-            except UserError as error:  # the store is away, for other runs too
+            except JobError as error:  # the store is away, for other runs too
                 _LOGGER.warning("the lease is not renewed: %s", describe_error(error.__cause__ or error))
 
     def _new_mark(self) -> bytes:

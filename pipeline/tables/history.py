@@ -1,13 +1,15 @@
-"""The runs before this one: which of them died, what they left, and which last labelled something.
+"""The runs before this run: which of them died, what they left unrecorded, and which run last labelled something.
 
-In: the `runs` and `shards` tables, and what finished files say that the ledger does not know. Out: those tables put right.
-Only the holder of the output's lease may do so: without it, a run that seems dead may be at work.
+In: the `runs` and `shards` tables, and footers of finished files that the ledger does not know. Out: those tables,
+corrected. Only the holder of the output's lease may correct them: without the lease, a run that seems dead may be at
+work.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -18,82 +20,108 @@ import pyarrow as pa
 from pipeline.config import check_uri
 from pipeline.store.explain import explaining_errors
 from pipeline.tables import ledger
-from pipeline.tables.table_paths import shard_of
+from pipeline.tables.ledger_rows import RunRow, ShardRow
+from pipeline.tables.table_paths import SUFFIX, shard_of
 
-RUNS_BACK = 50  # looked through for one that labelled something
+RUNS_BACK = 50  # runs that are searched for one that labelled something
 
 
 def record_unlogged_tables(output: str, model_id: str, footers: pa.Table, run_id: str) -> None:
-    """Write the ledger's rows for files whose run was ended before it could, and count them in its own row.
+    """Write the ledger's rows for files whose run was ended before it could, and count the files in the row of that
+    run.
 
-    Their seconds are not known; `labelled_at` is when their run began.
+    The seconds of these shards are not known. `labelled_at` is the time when their run began.
+
+    Args:
+        footers: `FOOTERS` of the files that the ledger does not know.
+        run_id: of this run; it names the new file of the ledger.
     """
     rows = sorted((row for row in footers.to_pylist() if row["run_id"]), key=itemgetter("run_id"))
     for author, of_run in groupby(rows, itemgetter("run_id")):
-        entries = [row | {"shard": shard, "model_id": model_id, "status": "committed", "labelled_at": _begun(author)}
-                   for row in of_run if (shard := shard_of(row["file"])) is not None]
-        ledger.write(output, "shards", f"{author}-found-by-{run_id}", entries, ledger.SHARDS)
-        for row in ledger.read_rows(output, "runs", author + ".parquet", ledger.RUNS, []).to_pylist():
-            counts = _counted(ledger.read_shards(output, author, []))
-            # of those that were killed all is counted anew; a run that lost its ledger has counted its tables already
-            if row["status"] in ("done", "failed") and counts["num_committed"] > row["num_committed"]:
-                ledger.write(output, "runs", author, [row | counts], ledger.RUNS)
+        shards = [_describe_unlogged(row, shard, model_id) for row in of_run
+                  if (shard := shard_of(row["file"])) is not None]
+        ledger.write_shards(output, f"{author}-found-by-{run_id}", shards)
+        for run in ledger.read_runs(output, author + SUFFIX, []):
+            num_committed, num_images, num_rejected = _count_committed(ledger.read_shards(output, author, []))
+            # The row of a killed run is counted by `mark_killed_runs`; a run that lost its ledger has counted its
+            # tables.
+            if run.status in ("done", "failed") and num_committed > (run.num_committed or 0):
+                ledger.write_run(output, replace(run, num_committed=num_committed, num_images=num_images,
+                                                 num_rejected=num_rejected))
+
+
+def _describe_unlogged(footer: dict[str, Any], shard: str, model_id: str) -> ShardRow:
+    """The row of a shard that only the footer of its file tells of. `footer`: a row of `FOOTERS`."""
+    return ShardRow(
+        run_id=footer["run_id"], shard=shard, source_uri=footer["source_uri"], source_size=footer["source_size"],
+        source_etag=footer["source_etag"], model_id=model_id, status="committed", failure=None,
+        num_images=footer["num_images"], num_rejected=footer["num_rejected"], rejected=None, num_left_out=None,
+        left_out=None, image_bytes=None, decode_s=None, label_s=None, file=footer["file"],
+        file_size=footer["file_size"], file_etag=footer["file_etag"], labelled_at=_begin_time(footer["run_id"]))
 
 
 def mark_killed_runs(output: str, run_id: str, damaged: list[str]) -> None:
-    """Runs that never ended were killed: their row says so, and counts the shards that the ledger has of them."""
-    for row in _newest_first(output, run_id, damaged):
-        if row["status"] != "running":
+    """Mark runs that never ended as killed, and count the shards that the ledger has of them.
+
+    Args:
+        run_id: of this run; only runs before it are marked.
+        damaged: gets the paths of files of the ledger that cannot be read.
+    """
+    for run in _list_newest_first(output, run_id, damaged):
+        if run.status != "running":
             return
-        shards = ledger.read_shards(output, row["run_id"], damaged)
-        counts = _counted(shards)
-        row |= counts | {"status": "killed", "num_failed": len(shards) - counts["num_committed"]}
-        row |= dict.fromkeys(("rejected", "labels", "confidence", "seconds", "images_per_s", "cpu_s", "gpu_s"))
-        ledger.write(output, "runs", row["run_id"], [row], ledger.RUNS)
+        shards = ledger.read_shards(output, run.run_id, damaged)
+        num_committed, num_images, num_rejected = _count_committed(shards)
+        ledger.write_run(output, replace(
+            run, status="killed", num_committed=num_committed, num_failed=len(shards) - num_committed,
+            num_images=num_images, num_rejected=num_rejected, rejected=None, labels=None, confidence=None, seconds=None,
+            images_per_s=None, cpu_s=None, gpu_s=None))
 
 
-def _counted(shards: list[dict[str, Any]]) -> dict[str, int]:
-    """What a run's row says of its committed shards, by rows of `SHARDS`; a shard counts once."""
-    committed = {shard["shard"]: shard for shard in shards if shard["status"] == "committed"}.values()
-    return {"num_committed": len(committed)} | {name: sum(shard[name] for shard in committed) for name in ("num_images", "num_rejected")}
+def _count_committed(shards: list[ShardRow]) -> tuple[int, int, int]:
+    """The committed shards, their images, and their rejected images. A shard counts once."""
+    committed = {row.shard: row for row in shards if row.status == "committed"}.values()
+    num_images = sum(row.num_images or 0 for row in committed)
+    return len(committed), num_images, sum(row.num_rejected or 0 for row in committed)
 
 
-def read_run_before(output: str, run_id: str) -> dict[str, Any] | None:
-    """The row of the last run that labelled something and ended, if it is not too many runs ago."""
-    for _, row in zip(range(RUNS_BACK), _newest_first(output, run_id, []), strict=False):
-        if row["num_images"] and row.get("labels"):
-            return row
+def read_run_before(output: str, run_id: str) -> RunRow | None:
+    """The last run before `run_id` that labelled something and ended, among the last `RUNS_BACK` runs."""
+    for _, run in zip(range(RUNS_BACK), _list_newest_first(output, run_id, []), strict=False):
+        if run.num_images and run.labels:
+            return run
     return None
 
 
 def estimate_seconds(output: str, run_id: str, pending_bytes: int) -> float | None:
-    """Seconds that so many bytes of shards may take, as fast as the run before; None if there is none to go by."""
-    row = read_run_before(output, run_id)
-    if row is None or not row["pending_bytes"] or row["status"] != "done":
+    """Seconds to label so many bytes of shards, at the speed of the run before; None if no run tells."""
+    run = read_run_before(output, run_id)
+    if run is None or not run.pending_bytes or run.seconds is None or run.status != "done":
         return None
-    return float(row["seconds"] * pending_bytes / row["pending_bytes"])
+    return float(run.seconds * pending_bytes / run.pending_bytes)
 
 
 def read_settings(output: str, model_id: str | None) -> dict[str, Any]:
-    """The config of the newest run by a model, or by any; empty if there is none.
+    """The config of the newest run by a model, or by any model; empty if there is no run.
 
     Raises:
         UserError: the output cannot be read.
     """
     check_uri("output", output)
     with explaining_errors("--output", output):
-        for row in _newest_first(output, "~", []):  # behind all ids, which begin with the time
-            if model_id in (None, row["model_id"]):
-                config: dict[str, Any] = json.loads(row["config"])
+        for run in _list_newest_first(output, "~", []):  # "~" sorts behind all run_ids, which begin with the time
+            if model_id in (None, run.model_id) and run.config is not None:
+                config: dict[str, Any] = json.loads(run.config)
                 return config
     return {}
 
 
-def _newest_first(output: str, run_id: str, damaged: list[str]) -> Iterator[dict[str, Any]]:
+def _list_newest_first(output: str, run_id: str, damaged: list[str]) -> Iterator[RunRow]:
+    """The runs before `run_id`, the newest first."""
     for path in sorted(ledger.list_table(output, "runs"), reverse=True):
-        if path < f"{run_id}.parquet":
-            yield from ledger.read_rows(output, "runs", path, ledger.RUNS, damaged).to_pylist()
+        if path < run_id + SUFFIX:
+            yield from ledger.read_runs(output, path, damaged)
 
 
-def _begun(run_id: str) -> datetime:
+def _begin_time(run_id: str) -> datetime:
     return datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)

@@ -1,7 +1,7 @@
 """The labels table: its schema, and answers -> rows.
 
-In: what the decoder says of each sample, and the labeller's answers for it. Out: an Arrow table of `ROWS`.
-Not here: files (the sink writes them).
+In: what the decoder says of each sample, and the answers of the network for the sample. Out: an Arrow table of `ROWS`.
+Not here: files (`label_files`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
 from pipeline.model.spec import EMBEDDING_SIZE
 
@@ -37,19 +37,11 @@ ROWS = pa.schema([
 ])
 
 
-def file_schema(embeddings: str) -> pa.Schema:
-    """The schema of a file: `ROWS`, its embedding as `float32`, `float16`, or for `false` not there."""
-    at = ROWS.get_field_index("embedding")
-    if embeddings == "false":
-        return ROWS.remove(at)
-    return ROWS.set(at, ROWS.field(at).with_type(pa.list_(pa.float32() if embeddings == "float32" else pa.float16(), EMBEDDING_SIZE)))
-
-
 NOT_FINITE = "not_finite"  # the reason code of an image whose answers are infinite or not a number
 
 
 class Answers(NamedTuple):
-    """What the network says of N images; k is 5, or the number of classes if that is less. Best first."""
+    """The answers of the network for N images, the best first. k is 5, or the number of classes if there are fewer."""
 
     label_id: np.ndarray[Any, Any]  # int16 [N, k]
     prob: np.ndarray[Any, Any]  # float32 [N, k]
@@ -57,14 +49,17 @@ class Answers(NamedTuple):
 
 
 def split_answers(answer_NK: np.ndarray[Any, Any]) -> Answers:
-    """The answers that the network gives as one tensor, float32 [N, 2k + 1536]. A label_id that is not finite becomes 0."""
+    """The answers that the network gives as one tensor, float32 [N, 2k + 1536].
+
+    A label_id that is not finite becomes 0.
+    """
     k = (answer_NK.shape[1] - EMBEDDING_SIZE) // 2
     label_id = np.nan_to_num(answer_NK[:, :k], nan=0, posinf=0, neginf=0).astype(np.int16)
     return Answers(label_id, answer_NK[:, k:2 * k], answer_NK[:, 2 * k:])
 
 
 def make_rows(samples: pa.Table, answers: Answers, labels: pa.Array) -> pa.Table:
-    """The rows of N samples. A rejected sample keeps its row, and its answers are null.
+    """The rows of N samples, as a table of `ROWS`. A rejected sample keeps its row, and its answers are null.
 
     A sample whose answers are not all finite is rejected as `not_finite`: half precision ends at 65,504.
 
@@ -75,24 +70,23 @@ def make_rows(samples: pa.Table, answers: Answers, labels: pa.Array) -> pa.Table
     """
     label_id, prob, embedding = answers
     broken = ~(np.isfinite(embedding).all(axis=1) & np.isfinite(prob).all(axis=1))
-    errors = pa.compute.if_else(pa.array(broken), pa.compute.coalesce(samples["error"], pa.scalar(NOT_FINITE)), samples["error"])
-    nulls = errors.is_valid()
-    rejected = nulls.to_numpy()
+    errors = pc.if_else(pa.array(broken), pc.coalesce(samples["error"], pa.scalar(NOT_FINITE)), samples["error"])
+    is_rejected = errors.is_valid()
+    rejected = is_rejected.to_numpy()
     num_rows, k = label_id.shape
     flat_id = pa.array(label_id.reshape(-1), pa.int16())
-    struct = pa.StructArray.from_arrays([flat_id, labels.take(flat_id), pa.array(np.ascontiguousarray(prob).reshape(-1), pa.float32())],
-                                        fields=list(TOP5.value_type))
-    offsets = pa.array(np.arange(num_rows + 1, dtype=np.int32) * k)
-    top5 = pa.ListArray.from_arrays(offsets, struct, type=TOP5)
-    top1_id = pa.array(label_id[:, 0], pa.int16(), mask=rejected)
-    flat = pa.array(np.ascontiguousarray(embedding).reshape(-1), pa.float32())
-    made = {
-        "label_id": top1_id,
-        "label": labels.take(top1_id),
+    flat_prob = pa.array(np.ascontiguousarray(prob).reshape(-1), pa.float32())
+    structs = pa.StructArray.from_arrays([flat_id, labels.take(flat_id), flat_prob], fields=list(TOP5.value_type))
+    top5 = pa.ListArray.from_arrays(pa.array(np.arange(num_rows + 1, dtype=np.int32) * k), structs, type=TOP5)
+    best_id = pa.array(label_id[:, 0], pa.int16(), mask=rejected)
+    numbers = pa.array(np.ascontiguousarray(embedding).reshape(-1), pa.float32())
+    columns = {
+        "label_id": best_id,
+        "label": labels.take(best_id),
         "prob": pa.array(prob[:, 0], pa.float32(), mask=rejected),
-        "top5": pa.compute.if_else(nulls, pa.scalar(None, TOP5), top5),
-        "embedding": pa.compute.if_else(nulls, pa.scalar(None, ROWS.field("embedding").type),
-                                        pa.FixedSizeListArray.from_arrays(flat, EMBEDDING_SIZE)),
+        "top5": pc.if_else(is_rejected, pa.scalar(None, TOP5), top5),
+        "embedding": pc.if_else(is_rejected, pa.scalar(None, ROWS.field("embedding").type),
+                                pa.FixedSizeListArray.from_arrays(numbers, EMBEDDING_SIZE)),
         "error": errors,
     }
-    return pa.table([made[name] if name in made else samples[name] for name in ROWS.names], schema=ROWS)
+    return pa.table([columns[name] if name in columns else samples[name] for name in ROWS.names], schema=ROWS)

@@ -1,9 +1,10 @@
 """What is in the input, what is done, what is pending: pure functions over listings.
 
-In: tables of `FILES` (`listing`) of the input and of the output, and what is known of finished files (from the ledger, or
-from their footers). Out: the shards to label.
-Not here: reading the store. Done means: the output has the shard's file, and that very file (size, etag) is known to
-come from this very version (size, etag) of the shard. Everything else is pending.
+In: tables of `FILES` (`listing`) of the input and of the output, and the finished files that the ledger or their own
+footers tell of. Out: the shards to label.
+A shard is done if the output has its file, and that file (size, etag) is known to come from this version (size,
+etag) of the shard. All other shards are pending.
+Not here: reading the store.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ import pyarrow.compute as pc
 
 from pipeline.tables.table_paths import shard_of, table_paths
 
-FINISHED = pa.schema([  # that a file of the output holds the rows of one version of its shard
+FINISHED = pa.schema([  # a file of the output holds the rows of one version of its shard
     ("file", pa.string()),  # relative to labels/model=<model_id>/
     ("file_size", pa.int64()),
     ("file_etag", pa.string()),
     ("source_size", pa.int64()),
     ("source_etag", pa.string()),
 ])
-_FILE, _OF = ["path", "size", "etag"], ["file", "file_size", "file_etag"]
+_FILE, _FINISHED_FILE = ["path", "size", "etag"], ["file", "file_size", "file_etag"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`pending`: the shards to label, in order of their paths. `num_done`: those that need nothing.
+    """What a run has to do. All but `num_done` are tables of `FILES`.
 
-    `orphans`: files of the output whose shard is no longer in the input. `misplaced`: files where no shard's table lies
-    (`table_paths`): those of before such places were left free. All three are tables of `FILES`.
+    `pending`: the shards to label, in order of their paths. `num_done`: number of shards that need nothing.
+    `orphans`: files of the output whose shard is no longer in the input. `misplaced`: files at places where no table
+    lies any more (`table_paths`); older versions of this program put them there.
     """
 
     pending: pa.Table
@@ -40,23 +42,23 @@ class Plan:
 
 
 def find_unrecorded(outputs: pa.Table, ledger: pa.Table) -> pa.Table:
-    """The files of the output that the ledger does not know as they are now: their footers must be read."""
-    return outputs.join(ledger, _FILE, _OF, "left anti")
+    """The files of the output that the ledger does not know as they are now. Their footers must be read."""
+    return outputs.join(ledger, _FILE, _FINISHED_FILE, "left anti")
 
 
 def make_plan(inputs: pa.Table, outputs: pa.Table, finished: pa.Table) -> Plan:
-    """What is to be done.
+    """Compare the input with the output.
 
     Args:
-        inputs: the shards, `path` relative to the input; other columns than those of `FILES` come back in `pending`.
-        outputs: the files under `labels/model=<model_id>/`, `path` relative to it.
-        finished: `FINISHED`, of files present or past; entries for files that are gone or replaced do not count.
+        inputs: the shards, `path` relative to the input. Columns that `FILES` lacks come back in `pending`.
+        outputs: the files under `labels/model=<model_id>/`, `path` relative to that folder.
+        finished: `FINISHED`, of files present or past. Rows for files that are gone or replaced do not count.
     """
-    present = finished.join(outputs, _OF, _FILE, "left semi")
-    wanted = inputs.select(_FILE).append_column("file", table_paths(inputs["path"]))
-    pending = wanted.join(present, ["file", "size", "etag"], ["file", "source_size", "source_etag"], "left anti")
-    orphans = outputs.join(wanted, "path", "file", "left anti")
-    chosen = inputs.filter(pc.is_in(inputs["path"], pending["path"].combine_chunks()))  # a join takes no lists along
+    present = finished.join(outputs, _FINISHED_FILE, _FILE, "left semi")
+    expected = inputs.select(_FILE).append_column("file", table_paths(inputs["path"]))
+    to_label = expected.join(present, ["file", "size", "etag"], ["file", "source_size", "source_etag"], "left anti")
+    orphans = outputs.join(expected, "path", "file", "left anti")
+    pending = inputs.filter(pc.is_in(inputs["path"], to_label["path"].combine_chunks()))  # a join cannot carry lists
     misplaced = pa.array([shard_of(path) is None for path in orphans["path"].to_pylist()], pa.bool_())
-    return Plan(chosen.sort_by("path"), len(inputs) - len(pending), orphans.filter(pc.invert(misplaced)).sort_by("path"),
-                orphans.filter(misplaced).sort_by("path"))
+    return Plan(pending.sort_by("path"), len(inputs) - len(to_label),
+                orphans.filter(pc.invert(misplaced)).sort_by("path"), orphans.filter(misplaced).sort_by("path"))

@@ -19,13 +19,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+from pipeline.ask.query import connect
 from pipeline.config import check_uri
 from pipeline.errors import UserError
 from pipeline.model import weights
 from pipeline.model.classes import unique_names
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.store.uris import canonical_uri
-from pipeline.tables.query import connect
 from pipeline.truth.class_ids import find_targets, make_classes
 from pipeline.truth.coverage import Coverage, first_few, join_truth, list_images
 from pipeline.truth.holdout import is_held_out

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.ask.query import connect
 from pipeline.config import check_uri
 from pipeline.model.classes import SCHEMA, load_classes
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.uris import canonical_uri
-from pipeline.tables.output import only_model
-from pipeline.tables.query import connect
+from pipeline.tables.models import only_model
 from pipeline.truth.class_ids import resolve_label_ids
 from pipeline.truth.coverage import Coverage, first_example, join_truth, list_images
 from pipeline.truth.sources import Truth

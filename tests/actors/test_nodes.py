@@ -63,10 +63,10 @@ def test_this_machine_alone_gets_no_gpu(asked):
 def test_growth_is_seen_and_so_is_a_node_in_another_ones_place(monkeypatch, before, now, grown):
     """A spot node that is lost and replaced adds nothing to the sum, but its successor would idle all night."""
     growth = nodes.Growth([nodes.Node(name, name, 4.0, 1) for name in before])
-    growth.looked = -1e9
+    growth.looked_s = -1e9
     monkeypatch.setattr(ray, "nodes", lambda: [HEAD] + [
         {"Alive": True, "NodeID": name, "NodeManagerAddress": name, "Resources": {"CPU": 4.0, "GPU": 1.0}} for name in now])
-    assert growth.seen() == grown
+    assert growth.has_changed() == grown
 
 
 def test_a_cluster_that_has_lost_its_gpus_is_looked_at_again(monkeypatch):
@@ -74,6 +74,6 @@ def test_a_cluster_that_has_lost_its_gpus_is_looked_at_again(monkeypatch):
     growth = nodes.Growth([nodes.Node("cpu", "cpu", 4.0, 0), nodes.Node("gpu", "gpu", 8.0, 2)])
     left = [{"Alive": True, "NodeID": "cpu", "NodeManagerAddress": "cpu", "Resources": {"CPU": 4.0}}]
     for now, seen in (([*left, {"Alive": True, "NodeID": "gpu", "NodeManagerAddress": "gpu", "Resources": {"CPU": 8.0, "GPU": 2.0}}], False), (left, True)):
-        growth.looked = -1e9
+        growth.looked_s = -1e9
         monkeypatch.setattr(ray, "nodes", lambda now=now: [HEAD, *now])
-        assert growth.seen() == seen
+        assert growth.has_changed() == seen

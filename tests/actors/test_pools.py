@@ -7,16 +7,14 @@ from collections import Counter
 import pytest
 
 from pipeline.actors.nodes import Node, live_nodes
+from pipeline.actors.places import NodesGone, NotPlaced, reserve_places
 from pipeline.actors.pools import (
     ENOUGH_THREADS,
     LABELLER_CPUS,
     RAY_CPUS,
     SINK_CPUS,
-    NodesGone,
-    NotPlaced,
     Pools,
     choose_pools,
-    reserve_places,
 )
 from pipeline.config import Config
 from pipeline.stop import Stop
@@ -146,7 +144,7 @@ def test_a_block_is_a_small_part_of_the_object_store():
 def test_what_cannot_be_placed_is_said_in_time(monkeypatch):
     import ray
 
-    from pipeline.actors import pools as module
+    from pipeline.actors import places as module
     monkeypatch.setattr(module, "PLACED_WITHIN_S", 3.0)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:

@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
+from pipeline.ask.named_queries import list_queries
 from pipeline.commands.app import create_app, main, parse_command
-from pipeline.tables.named_queries import list_queries
 from tests.commands.frozen import FLAGS, QUERIES, REQUIRED
 from tests.support.jobs import ROOT
 

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.formats.left_out import MOST_SUFFIXES, LeftOut, suffix_of
 from pipeline.formats.tar import read_samples
 from pipeline.inputs.find import Inputs, check_found, find_shards
-from pipeline.tables.output import check_kind
+from pipeline.tables.claim import check_kind
 from tests.support.tars import make_tar
 
 

@@ -10,7 +10,7 @@ from tests.support.jobs import ROOT
 BROKEN_OFF = """
 import threading, time
 import ray, ray.data
-from pipeline.attempts import _reports
+from pipeline.run.reports import iterate_reports
 
 def wait(table):
     if table["id"][0].as_py() >= {first}:
@@ -19,7 +19,7 @@ def wait(table):
 
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 ray.data.DataContext.get_current().enable_progress_bars = False
-reports = _reports(ray.data.range(4, override_num_blocks=4).map_batches(wait, batch_format="pyarrow"))
+reports = iterate_reports(ray.data.range(4, override_num_blocks=4).map_batches(wait, batch_format="pyarrow"))
 begun = time.monotonic()
 while next(reports) is None and time.monotonic() < begun + ({first} and 60 or 5):
     pass

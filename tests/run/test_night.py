@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import tarfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,17 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.actors.connect import NoCluster
+from pipeline.actors.address import NoCluster
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import JobError, UserError
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
 from pipeline.report import render
-from pipeline.run import attempts, night
+from pipeline.run import execute, night
 from pipeline.run.night import new_run_id
-from pipeline.run.tally import Summary
-from pipeline.tables import ledger, output
+from pipeline.run.record import Record
+from pipeline.run.summary import Summary
+from pipeline.tables.claim import claim_output
 from pipeline.tables.history import read_settings
+from pipeline.tables.ledger_rows import RUNS, to_columns
 from tests.model.test_weights import hollow_state
 from tests.support.cluster import Cluster
 from tests.support.jobs import SEED, digest, job, labels_folder, start_label
@@ -40,12 +43,19 @@ def row_of(folder: Path) -> dict:
     return pq.read_table(path).to_pylist()[0]
 
 
+def record_of(config: Config, summary: Summary) -> Record:
+    """The record of a run that has begun."""
+    record = Record(config, summary, None, load_classes(None), NOW, time.monotonic())
+    record.begun = True
+    return record
+
+
 def test_the_row_of_a_run_has_every_column_and_comes_last(tmp_path, monkeypatch):
     """It says how the run ended, and the report is a part of that."""
     config = Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), max_image_bytes=7)
     summary = Summary("r1", "inception_v4-00000000", 1, 2, 3, 0, False)
-    made = night._run_row(config, summary, "done", NOW)
-    assert set(made) == set(ledger.RUNS.names)
+    record = record_of(config, summary)
+    assert list(to_columns(record.make_row("done"))) == RUNS.names
     page = render.render_page
 
     def look(*arguments):
@@ -53,7 +63,7 @@ def test_the_row_of_a_run_has_every_column_and_comes_last(tmp_path, monkeypatch)
         return page(*arguments)
 
     monkeypatch.setattr(render, "render_page", look)
-    night._record(config, summary, None, NOW, load_classes(None))
+    record.end(failed=False)
     assert row_of(tmp_path / "out")["status"] == "done" and not summary.unrecorded
     assert read_settings(str(tmp_path / "out"), "inception_v4-00000000")["max_image_bytes"] == 7
     assert read_settings(str(tmp_path / "out"), "another") == read_settings(str(tmp_path / "absent"), None) == {}
@@ -63,7 +73,7 @@ def test_a_run_whose_report_cannot_be_written_is_not_done(tmp_path, monkeypatch)
     config = Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"))
     summary = Summary("r1", "inception_v4-00000000", 1, 2, 3, 0, False)
     monkeypatch.setattr(render, "render_page", lambda *_: 1 / 0)
-    night._record(config, summary, None, NOW, load_classes(None))
+    record_of(config, summary).end(failed=False)
     assert row_of(tmp_path / "out")["status"] == "failed" and "zero" in summary.unrecorded and summary.exit_code(1) == 1
 
 
@@ -102,8 +112,8 @@ def test_a_run_without_its_cluster_or_weights_leaves_nothing(one_shard, monkeypa
         assert [path.name for path in (one_shard / "out").iterdir()] == ["lease.json"]
         raise error
 
-    monkeypatch.setattr(attempts, "connect", connect)
-    with pytest.raises(UserError, match=str(error)):
+    monkeypatch.setattr(execute, "connect", connect)
+    with pytest.raises(JobError, match=str(error)):
         night.label(Config(input=str(one_shard / "in"), output=str(one_shard / "out"), weights="seed:0"))
     assert [path.name for path in one_shard.iterdir()] == ["in"]
 
@@ -111,7 +121,7 @@ def test_a_run_without_its_cluster_or_weights_leaves_nothing(one_shard, monkeypa
 def test_other_class_names_are_refused_before_anything_is_written(one_shard):
     chosen = weights.identify("seed:0")
     config = Config(input=str(one_shard / "in"), output=str(one_shard / "out"), weights="seed:0", dry_run=True)
-    output.claim_output(config, chosen.model_id, load_classes().slice(0, 10))
+    claim_output(config, chosen.model_id, load_classes().slice(0, 10))
     (one_shard / "out/input.json").unlink()
     before = sorted(one_shard.rglob("*"))
     with pytest.raises(UserError, match="with other class names"):

@@ -6,9 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.run.tally import DIED, NAMED, Summary, Tally
+from pipeline.run.summary import NAMED, Summary
+from pipeline.run.tally import DIED, Tally
+from pipeline.stages.reports import Report
 from pipeline.tables.counts import Counts
-from tests.stages.test_commit import SOURCE, make_rows, sink_at
+from tests.stages.test_commit import SOURCE, rows_between, sink_at
 
 SHARD = SOURCE.shard
 
@@ -16,12 +18,12 @@ SHARD = SOURCE.shard
 def segment(first: int, count: int, **changes: object) -> dict:
     return {"number": 0, "shard": SHARD, "uri": SOURCE.uri, "size": SOURCE.size, "etag": SOURCE.etag, "first": first, "end": False,
             "failure": None, "retryable": False, "num_bytes": 10, "decode_s": 0.1, "label_s": 0.2, "file_size": None,
-            "file_etag": None, "examples": [], "left_out": []} | Counts(count).columns() | changes
+            "file_etag": None, "examples": [], "left_out": []} | Counts(count).to_columns() | changes
 
 
-def report(*segments: dict) -> dict:
-    return {"segments": list(segments), "precision": "fp32", "runner": "cpu", "runner_note": "", "label_s": 0.2, "num_slots": 8,
-            "num_blocks": 1, "num_moved": 0, "pictures": []}
+def report(*segments: dict) -> Report:
+    return Report.from_row({"segments": list(segments), "precision": "fp32", "runner": "cpu", "runner_note": "", "label_s": 0.2, "num_slots": 8,
+            "num_blocks": 1, "num_moved": 0, "pictures": []})
 
 
 def tally_of(folder, shards: list[str]) -> Tally:
@@ -85,7 +87,7 @@ def test_an_interrupt_says_nothing_of_shards_that_were_never_begun(tmp_path):
     tally.close()
     assert [(row["shard"], row["status"], row["num_images"]) for row in ledger(tmp_path)] == [
         ("4.tar", "committed", 2), ("3.tar", "failed", 0)]
-    assert tally.summary.num_failed == 1 and len(tally.left()) == 998
+    assert tally.summary.num_failed == 1 and len(tally.list_left()) == 998
 
 
 def test_of_many_failed_shards_the_summary_names_some_and_the_ledger_all(tmp_path):
@@ -107,15 +109,15 @@ def test_what_is_kept_of_a_shard_that_ended_is_small(tmp_path, failing):
         done = {"failure": "TimeoutError: slow", "retryable": True} if failing else {"end": True, "file_size": 9, "file_etag": "f"}
         tally.add(report(segment(0, 400, number=at, shard=shard, labels=labels) | done))
 
-    tally.flushed = -1e9  # a flush at once, so that rows that wait are not counted
+    tally.flushed_s = -1e9  # a flush at once, so that rows that wait are not counted
     tracemalloc.start()
     try:
         for at in range(number):
             if at == number // 2:
-                tally._flush()
+                tally.flush()
                 before = tracemalloc.get_traced_memory()[0]
             add(at)
-        tally._flush()
+        tally.flush()
         kept = (tracemalloc.get_traced_memory()[0] - before) / (number // 2)
     finally:
         tracemalloc.stop()
@@ -125,7 +127,7 @@ def test_what_is_kept_of_a_shard_that_ended_is_small(tmp_path, failing):
 
 def test_a_report_that_was_lost_is_found_in_the_output(tally, tmp_path):
     sink, _ = sink_at(tmp_path)
-    sink.write(SOURCE, make_rows(0, 4), 0, True)
+    sink.write(SOURCE, rows_between(0, 4), 0, True)
     tally.add(report(segment(0, 2)))
     tally.settle(last=False)
     tally.close()

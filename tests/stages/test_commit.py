@@ -12,7 +12,9 @@ import pytest
 
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.stages.batch import LABELLED, pack_answers, segments_of
-from pipeline.stages.commit import Committer, ShardVersion, Sink
+from pipeline.stages.commit import Committer
+from pipeline.stages.sink import Sink
+from pipeline.tables.label_files import ShardVersion
 from pipeline.tables.labels import ROWS, SAMPLES, Answers, make_rows
 
 SOURCE = ShardVersion("dt=2026-11-23/a.tar", "s3://b/dt=2026-11-23/a.tar", 10240, "e1")

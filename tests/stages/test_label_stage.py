@@ -10,10 +10,12 @@ import pytest
 from pipeline.inputs.find import Inputs
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.report.gallery import SHOWN
-from pipeline.stages.batch import LABELLED, REPORT, answers_of, samples_of, segments_of
-from pipeline.stages.commit import Committer, Sink
+from pipeline.stages.batch import LABELLED, answers_of, samples_of, segments_of
+from pipeline.stages.commit import Committer
 from pipeline.stages.label import LabelStage
 from pipeline.stages.read import Reader
+from pipeline.stages.reports import REPORT
+from pipeline.stages.sink import Sink
 from tests.stages.test_read import png
 from tests.support.tars import make_tar
 
@@ -88,7 +90,7 @@ def test_an_error_of_the_sink_is_told(tmp_path, monkeypatch, place):
 
 
 def test_an_error_of_the_reader_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.stages.read.pack_block", lambda *_: planted())
+    monkeypatch.setattr("pipeline.stages.pixel_block.pack_block", lambda *_: planted())
     for segment in segments_of(block_of(tmp_path, [2, 3])):
         assert "ZeroDivisionError" in segment["failure"] and "in planted: return 1 / 0" in segment["failure"]
 

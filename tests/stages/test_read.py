@@ -10,10 +10,10 @@ from PIL import Image
 
 from pipeline.images.decode import decode
 from pipeline.inputs.find import Inputs
-from pipeline.model import inception_v4
 from pipeline.model.spec import INPUT_SIZE
 from pipeline.stages.batch import BLOCK, IMAGE_BYTES, pixels_of, samples_of, segments_of
-from pipeline.stages.read import WASTE, Reader
+from pipeline.stages.pixel_block import WASTE
+from pipeline.stages.read import Reader
 from tests.support.tars import make_tar
 
 LIMITS = Inputs(None, None, 10**6, 100)
@@ -43,7 +43,7 @@ def read_many(tmp_path, numbers: list[int], batch_size: int, block_size: int) ->
 
 
 def test_the_sizes_are_the_networks():
-    assert INPUT_SIZE == inception_v4.INPUT_SIZE and IMAGE_BYTES == 3 * 299**2
+    assert INPUT_SIZE == 299 and IMAGE_BYTES == 3 * 299**2
 
 
 @pytest.mark.parametrize("num_samples", [1, 3, 4, 5, 8, 9, 13])
@@ -144,13 +144,13 @@ def test_memory_is_used_again_only_when_nobody_holds_it(tmp_path):
     reader = Reader(4, 4, 2, 10**6, LIMITS)
     shards = table_of(tmp_path, ["a.tar"])
     held = [pixels_of(batch) for batch in reader(shards)]
-    assert np.array_equal(np.concatenate(held)[:, 0, 0, 0], np.arange(40)) and len(reader.free) == 0
+    assert np.array_equal(np.concatenate(held)[:, 0, 0, 0], np.arange(40)) and len(reader.memory.free) == 0
     del held
-    assert len(reader.free) == 10
+    assert len(reader.memory.free) == 10
     for at, batch in enumerate(reader(shards)):
         assert pixels_of(batch)[:, 0, 0, 0].tolist() == list(range(4 * at, 4 * at + 4))
     del batch
-    assert len(reader.free) == 10
+    assert len(reader.memory.free) == 10
 
 
 def test_a_shard_without_images_is_one_empty_segment(tmp_path):
@@ -183,8 +183,8 @@ def test_a_shard_of_too_many_images_is_a_failure(tmp_path):
 def test_what_may_pass_is_worth_another_attempt(tmp_path, monkeypatch, error, retryable):
     def fail(*_, **__):
         raise error
-    monkeypatch.setattr("pipeline.stages.read.decode", fail)
+    monkeypatch.setattr("pipeline.stages.decode_pool.decode", fail)
     for block in read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(9)))):
         for segment in segments_of(block):
             assert segment["failure"].startswith(str(error) if isinstance(error, OSError | MemoryError) else f"ValueError: {error}") and segment["retryable"] == retryable
-            assert ("test_reader.py" in segment["failure"]) == isinstance(error, ValueError)
+            assert ("test_read.py" in segment["failure"]) == isinstance(error, ValueError)

@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.formats.loose import read_files
 from pipeline.inputs.find import Inputs, find_shards
-from pipeline.run.night import _inputs
+from pipeline.run.night import find_input
 from pipeline.store import stream
 from pipeline.store.storage import stat
 from tests.stages.test_read import png
@@ -118,4 +118,4 @@ def test_a_folder_of_a_web_server_is_refused_in_a_sentence(web):
     for place in ("/photos", "/readme.txt"):
         config = Config(input=uri + place, output=str(folder / "out"), weights="seed:0")
         with pytest.raises(UserError, match=r"--input http.* a web server does not list its files; name one"):
-            _inputs(config)
+            find_input(config)

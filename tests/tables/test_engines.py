@@ -12,8 +12,8 @@ import pyarrow.dataset as ds
 import pytest
 import sqlglot
 
-from pipeline.tables.query import ask, connect
-from tests.tables.test_query import ANSWERS, MODEL, NAMES, NIGHTS, fill
+from pipeline.ask.query import ask, connect
+from tests.ask.test_query import ANSWERS, MODEL, NAMES, NIGHTS, fill
 
 SQL = files("pipeline.tables") / "sql"
 EXPECTED = {name: rows for name, (_, rows) in ANSWERS.items()}

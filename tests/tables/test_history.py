@@ -8,13 +8,14 @@ import pytest
 
 from pipeline.tables import history, ledger
 from pipeline.tables.counts import Counts
-from tests.stages.test_commit import SOURCE, make_rows, sink_at
+from pipeline.tables.label_files import read_footers
+from tests.stages.test_commit import SOURCE, rows_between, sink_at
 
 MODEL = "inception_v4-00000000"
 
 
 def run(output: str, run_id: str, status: str, **more: object) -> None:
-    ledger.write(output, "runs", run_id, [{"run_id": run_id, "status": status} | Counts().columns() | more], ledger.RUNS)
+    ledger.write(output, "runs", run_id, [{"run_id": run_id, "status": status} | Counts().to_columns() | more], ledger.RUNS)
 
 
 def statuses(tmp_path) -> dict[str, str]:
@@ -24,11 +25,11 @@ def statuses(tmp_path) -> dict[str, str]:
 def test_what_a_killed_run_owes_is_written_once(tmp_path):
     output, dead = str(tmp_path), "20261124T030000-aaaaaa"
     sink, _ = sink_at(tmp_path)
-    type(sink)(output, dead, MODEL).write(SOURCE, make_rows(0, 4), 0, True)
+    type(sink)(output, dead, MODEL).write(SOURCE, rows_between(0, 4), 0, True)
     run(output, "20261123T030000-bbbbbb", "done")
     run(output, dead, "running")
     files = ledger.list_labels(output, MODEL)
-    history.record_unlogged_tables(output, MODEL, ledger.read_footers(output, MODEL, files), "20261125T030000-cccccc")
+    history.record_unlogged_tables(output, MODEL, read_footers(output, MODEL, files), "20261125T030000-cccccc")
     history.mark_killed_runs(output, "20261125T030000-cccccc", [])
     assert statuses(tmp_path) == {"20261123T030000-bbbbbb": "done", dead: "killed"}
     row, = pq.read_table(tmp_path / "shards").to_pylist()
@@ -51,9 +52,9 @@ def test_the_run_before_is_the_last_that_labelled_something(tmp_path, images, fo
     for day, number in (("22", 5), ("23", images), ("25", 9)):
         counts = Counts(number)
         counts.labels[7] = number
-        run(output, f"202611{day}T030000-aaaaaa", "done", **counts.columns())
+        run(output, f"202611{day}T030000-aaaaaa", "done", **counts.to_columns())
     row = history.read_run_before(output, "20261124T030000-aaaaaa")
-    assert row and row["run_id"] == found
+    assert row and row.run_id == found
     assert history.read_run_before(output, "20261101T030000-aaaaaa") is None
 
 
@@ -69,4 +70,4 @@ def test_a_table_whose_footer_is_damaged_says_nothing_of_itself_at_once(tmp_path
         pq.read_metadata(folder / "a.tar.parquet")
     begun = time.monotonic()
     files = ledger.list_labels(str(tmp_path), "m")
-    assert len(files) == 1 and len(ledger.read_footers(str(tmp_path), "m", files)) == 0 and time.monotonic() - begun < 5
+    assert len(files) == 1 and len(read_footers(str(tmp_path), "m", files)) == 0 and time.monotonic() - begun < 5

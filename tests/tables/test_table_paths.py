@@ -20,16 +20,18 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.run import night
-from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.stages.sink import Sink
 from pipeline.store import storage
 from pipeline.store.listing import FILES, list_files
 from pipeline.tables import history, ledger
+from pipeline.tables.claim import check_root
+from pipeline.tables.label_files import ShardVersion, read_footers
 from pipeline.tables.labels import ROWS, SAMPLES, Answers, make_rows
-from pipeline.tables.output import check_root, labels_folder, labels_uri, tables_glob
+from pipeline.tables.layout import labels_folder, labels_uri, tables_glob
 from pipeline.tables.plan import FINISHED, make_plan
 from pipeline.tables.table_paths import shard_of, table_path, table_paths
+from tests.ask.test_query import LABELS, MODEL
 from tests.support.tars import make_tar
-from tests.tables.test_query import LABELS, MODEL
 
 COLUMNS = [*ROWS.names, "model", "filename"]
 FOLDERS = [*(f"{name}=7" for name in COLUMNS), *(f"{name.upper()}=7" for name in COLUMNS), "dt=2026-11-24/Label=7", "label=7/dt=2026-11-24",
@@ -152,7 +154,7 @@ def test_a_partition_is_found_at_its_place(tmp_path):
     put(str(tmp_path), "b.tar")
     for partition in ("label=7", "label=7/", "label=7/x"):
         assert ledger.list_labels(str(tmp_path), MODEL, partition)["path"].to_pylist() == ["in_label=7/x/a.tar.parquet"]
-    footers = ledger.read_footers(str(tmp_path), MODEL, ledger.list_labels(str(tmp_path), MODEL))
+    footers = read_footers(str(tmp_path), MODEL, ledger.list_labels(str(tmp_path), MODEL))
     history.record_unlogged_tables(str(tmp_path), MODEL, footers, "r")
     assert sorted(row["shard"] for row in pq.read_table(tmp_path / "shards").to_pylist()) == ["b.tar", "label=7/x/a.tar"]
 
@@ -177,12 +179,12 @@ def test_tables_at_the_places_of_before_leave_no_twin(tmp_path, monkeypatch, ref
 
     (output / "input.json").write_text(json.dumps({"input": str(tmp_path / "in")}))
 
-    def execute(config, chosen, classes, pending, summary, *others):
-        others[-1]()  # begin
+    def execute(context, chosen, classes, pending, begin):
+        begin()
         assert old.exists()
         for shard in list(pending["path"].to_pylist()):
-            put(config.output, shard, chosen.model_id)
-            summary.num_committed += 1
+            put(context.config.output, shard, chosen.model_id)
+            context.summary.num_committed += 1
 
     def refuse(uri):
         if "/labels/" in uri:

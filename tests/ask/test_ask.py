@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from duckdb_extensions import import_extension
 
+from pipeline.ask.query import ask, connect, explaining_sql_errors, note_foreign_tables
+from pipeline.ask.verify import verify
 from pipeline.errors import UserError
-from pipeline.run.verify import verify
 from pipeline.store import storage
 from pipeline.tables import ledger
-from pipeline.tables.output import labels_folder, only_model, tables_glob
-from pipeline.tables.query import ask, connect, explaining_sql_errors, note_foreign_tables
+from pipeline.tables.layout import labels_folder, tables_glob
+from pipeline.tables.models import only_model
+from tests.ask.test_query import ANSWERS, MODEL, NAMES, fill
 from tests.support.jobs import job
-from tests.tables.test_query import ANSWERS, MODEL, NAMES, fill
 from tests.tables.test_table_paths import put
 
 OTHER = "inception_v4-11111111"
@@ -164,7 +165,7 @@ def test_a_night_is_the_same_in_all_time_zones(output, zone):
                 for at, shard in enumerate(("a.tar", "c.tar") if "late" in run_id else ("d.tar",))]
         ledger.write(output, "shards", run_id, rows, ledger.SHARDS)
     put(output, "d.tar")
-    script = ("from pipeline.query import ask, connect; import sys; c = connect(sys.argv[1]); "
+    script = ("from pipeline.ask.query import ask, connect; import sys; c = connect(sys.argv[1]); "
               "print([row[:3] for row in ask(c, 'throughput').fetchall()]); print(sorted(row[:4] for row in ask(c, 'drift').fetchall()))")
     done = subprocess.run([sys.executable, "-c", script, output], env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.ask.verify import verify
 from pipeline.inputs.find import Inputs
 from pipeline.model.spec import EMBEDDING_SIZE
-from pipeline.run.verify import verify
-from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.stages.sink import Sink
+from pipeline.tables.label_files import ShardVersion
 from pipeline.tables.labels import SAMPLES, Answers, make_rows
 from tests.support.jobs import job
 from tests.support.tars import make_tar

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.ask.query import ask, connect, list_queries
 from pipeline.errors import UserError
 from pipeline.model.spec import EMBEDDING_SIZE
-from pipeline.stages.commit import ShardVersion, Sink
+from pipeline.stages.sink import Sink
 from pipeline.store import storage
 from pipeline.tables import ledger
+from pipeline.tables.label_files import ShardVersion
 from pipeline.tables.labels import SAMPLES, Answers, make_rows
-from pipeline.tables.query import ask, connect, list_queries
 from tests.support.jobs import job
 
 MODEL = "inception_v4-00000000"

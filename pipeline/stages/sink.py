@@ -1,0 +1,93 @@
+"""Rows -> one Parquet file a shard, whole or absent.
+
+In: pieces of a shard: rows of one block or of neighbours, in any order, from any actor. Out: `<shard>.parquet`, put
+once. A shard that is one piece is put at once. Else each piece is put under `_staging/<run>/<shard>/<version>/`. The
+actor that
+finds the pieces contiguous up to the end merges them: no coordinator is needed, and two actors that find the same
+pieces put the same bytes.
+Not here: which shards are pending, and the staging pieces of dead runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.store import storage
+from pipeline.store.listing import list_files
+from pipeline.store.read_parquet import read_table
+from pipeline.tables.label_files import ShardVersion, encode_file, make_footer
+from pipeline.tables.layout import labels_uri
+
+_PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where the rows of one run go.
+
+    `output`: root URI of the tables. `run_id`: names the staging folder. `embeddings`: `float32`, `float16` or `false`
+    (see `label_files.file_schema`).
+    """
+
+    output: str
+    run_id: str
+    model_id: str
+    embeddings: str = "float32"
+
+    def write(self, source: ShardVersion, piece: pa.Table, first: int, end: bool) -> storage.File | None:
+        """Take the rows `first`, `first` + 1, … of a shard. `end`: the piece has the last rows of the shard.
+
+        Returns:
+            The committed file, if the piece completed the shard; else None.
+
+        Raises:
+            OSError: the path of the shard leads out of the output; or any error of the store.
+        """
+        uri = labels_uri(self.output, self.model_id, source.shard)
+        if first == 0 and end:
+            return self._commit(uri, source, [piece])
+        version = hashlib.sha256(source.etag.encode()).hexdigest()[:16]
+        folder = storage.join(self.output, "_staging", self.run_id, source.shard, version)
+        name = f"{first:09}-{first + piece.num_rows:09}{'.end' if end else ''}.parquet"
+        storage.put_whole(storage.join(folder, name), encode_file([piece], self.embeddings))
+        parts = _choose_parts(list_files(folder)["path"].to_pylist())
+        if parts is None:
+            return None
+        try:
+            committed = self._commit(uri, source, (
+                read_table(storage.read_bytes(storage.join(folder, name))).slice(skip) for name, skip in parts))
+        except FileNotFoundError:
+            return None  # another actor committed the same rows, and removed the pieces
+        storage.remove(folder)
+        return committed
+
+    def _commit(self, uri: str, source: ShardVersion, pieces: Iterable[pa.Table]) -> storage.File:
+        storage.put_whole(uri, encode_file(pieces, self.embeddings, make_footer(source, self.model_id, self.run_id)))
+        return storage.stat(uri)
+
+
+def _choose_parts(names: list[str]) -> list[tuple[str, int]] | None:
+    """The pieces that make the shard from row 0 to its end, in order, each with the rows to skip; None while some
+    are missing.
+
+    Two attempts may have cut the shard at different places. Their pieces overlap, and have the same rows where they
+    overlap.
+    """
+    pieces = sorted((int(match[1]), int(match[2]), bool(match[3]), name)
+                    for name in names if (match := _PIECE.search(name)))
+    stop = next((last for _, last, end, _ in pieces if end), None)
+    parts: list[tuple[str, int]] = []
+    position = -1 if stop == 0 else 0  # a shard of no rows has one piece of none
+    while stop is not None and position < stop:
+        reach, first, name = max(((last, first, name) for first, last, _, name in pieces if first <= max(0, position)),
+                                 default=(position, 0, ""))
+        if reach <= position:
+            return None
+        parts.append((name, max(0, position) - first))
+        position = reach
+    return parts or None

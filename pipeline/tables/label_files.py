@@ -1,0 +1,128 @@
+"""The file of one shard: rows -> Parquet bytes, with a footer that names the version of the shard; and the footer
+read back.
+
+In: tables of `ROWS`. Out: the bytes of a file; `FOOTERS`, one row for each file that has our footer.
+Not here: where the file lies (`layout`), and who puts it (the sink).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.store import storage
+from pipeline.store.read_parquet import DAMAGE
+from pipeline.store.retry import with_retries
+from pipeline.tables.labels import ROWS
+from pipeline.tables.layout import labels_folder
+from pipeline.tables.plan import FINISHED
+
+GROUP_ROWS = 8192  # rows of a row group, at least: 50 MB of embeddings
+READS_AT_ONCE = 16
+_WITH_DICTIONARY = ["shard", "label_id", "label", "error", "top5.list.element.label_id", "top5.list.element.label"]
+_WITH_STATISTICS = ["shard", "index", "key", "width", "height", "sha256", "label_id", "label", "prob", "error"]
+
+FOOTERS = pa.schema([*FINISHED, ("run_id", pa.string()), ("source_uri", pa.string()), ("num_images", pa.int64()),
+                     ("num_rejected", pa.int64())])
+
+
+@dataclass(frozen=True)
+class ShardVersion:
+    """The version of a shard that was read. `shard`: path relative to the input. `size`: bytes."""
+
+    shard: str
+    uri: str
+    size: int
+    etag: str
+
+
+def file_schema(embeddings: str) -> pa.Schema:
+    """The schema of a file: `ROWS`, with the embedding as `float32` or `float16`, or without it for `false`."""
+    at = ROWS.get_field_index("embedding")
+    if embeddings == "false":
+        return ROWS.remove(at)
+    number = pa.float32() if embeddings == "float32" else pa.float16()
+    return ROWS.set(at, ROWS.field(at).with_type(pa.list_(number, EMBEDDING_SIZE)))
+
+
+def make_footer(source: ShardVersion, model_id: str, run_id: str) -> dict[str, str]:
+    """The footer of the file of a shard; `encode_file` adds `num_rows` and `num_rejected`, and `read_footers` reads it.
+    """
+    return {"source_uri": source.uri, "source_size": str(source.size), "source_etag": source.etag, "model_id": model_id,
+            "run_id": run_id}
+
+
+def encode_file(pieces: Iterable[pa.Table], embeddings: str, footer: dict[str, str] | None = None) -> bytes:
+    """A Parquet file of `ROWS`: zstd, dictionaries for text and ids only, no statistics of embeddings, page index.
+
+    The function keeps some thousand rows of the pieces at a time.
+
+    Args:
+        pieces: tables of `ROWS`, in the order of the rows.
+        embeddings: `float32`, `float16` or `false`.
+        footer: of `make_footer`; None for a piece in the staging folder.
+    """
+    buffer, schema = io.BytesIO(), file_schema(embeddings)
+    num_rows = num_rejected = 0
+    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=_WITH_DICTIONARY,
+                          write_statistics=_WITH_STATISTICS, write_page_index=True) as writer:
+        for group in _group_rows(pieces):
+            writer.write_table(group.select(schema.names).cast(schema))
+            num_rows += group.num_rows
+            num_rejected += group.num_rows - group["error"].null_count
+        if footer:
+            writer.add_key_value_metadata({**footer, "num_rows": str(num_rows), "num_rejected": str(num_rejected)})
+    return buffer.getvalue()
+
+
+def _group_rows(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of all pieces, a table for each row group."""
+    group: list[pa.Table] = []
+    for piece in pieces:
+        group.append(piece.replace_schema_metadata())
+        if sum(table.num_rows for table in group) >= GROUP_ROWS:
+            yield pa.concat_tables(group)
+            group = []
+    if group:
+        yield pa.concat_tables(group)
+
+
+def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
+    """The footers of files of a model, as `FOOTERS`. A file without our footer has no row, and its shard is labelled
+    again.
+
+    Args:
+        files: table with a column `path`, relative to `labels/model=<model_id>/`.
+    """
+    folder = labels_folder(output, model_id)
+
+    def read(path: str) -> dict[str, Any] | None:
+        try:
+            version, metadata = with_retries(lambda: _read_metadata(storage.join(folder, path)))
+            footer = {name.decode(): value.decode() for name, value in metadata.items()}
+            return {"file": path, "file_size": version.size, "file_etag": version.etag,
+                    "source_size": int(footer["source_size"]), "source_etag": footer["source_etag"],
+                    "source_uri": footer["source_uri"], "run_id": footer.get("run_id"),  # null: before runs had names
+                    "num_images": int(footer["num_rows"]), "num_rejected": int(footer["num_rejected"])}
+        except (FileNotFoundError, *DAMAGE):
+            return None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            return None  # pyarrow raises such an error for a damaged footer
+
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        rows = [row for row in pool.map(read, files["path"].to_pylist()) if row is not None]
+    return pa.Table.from_pylist(rows, FOOTERS)
+
+
+def _read_metadata(uri: str) -> tuple[storage.File, dict[bytes, bytes]]:
+    with storage.open_read(uri) as (file, version):
+        return version, pq.read_metadata(file).metadata or {}
