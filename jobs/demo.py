@@ -15,6 +15,7 @@ from cyclopts import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipeline.errors import JobError
 from pipeline.model.weights import identify, load
 from pipeline.tables.layout import labels_folder, tables_glob
 
