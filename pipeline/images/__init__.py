@@ -1,0 +1,1 @@
+"""One encoded image -> its pixels, preprocessed for the network."""

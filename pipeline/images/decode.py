@@ -1,27 +1,30 @@
-"""One encoded image -> its preprocessed pixels, in the place where the batch wants them.
+"""One encoded image -> its preprocessed pixels, written into a slot of the batch.
 
-In: the bytes of one image: JPEG, PNG, WebP, BMP, GIF or TIFF, told by content and never by name.
-Out: the slot, uint8 RGB [299, 299, 3]: upright, shortest side resized to 341 (bicubic, antialias), centre 299 kept;
-and `Decoded`: the size as stored, or a reason code for an image that is rejected.
-Not here: reading shards, batching, the formats (`jpeg.py`, `with_pillow.py`), resizing (`preprocess.py`).
+In: the bytes of one image: JPEG, PNG, WebP, BMP, GIF or TIFF. The content says which, never the name.
+Out: the slot, uint8 RGB [299, 299, 3]: upright, shortest side resized to 341 (bicubic, antialias), central 299 x 299;
+and a `Decoded`: the size of the stored image, or a reason code if the image is rejected.
+Not here: reading shards, batching, the formats (`jpeg.py`, `pillow.py`), resizing (`preprocess.py`).
 
-Whole or rejected: a cut-off image is `truncated` (a JPEG must reach its end marker), and a JPEG of which libjpeg has to
-guess a part is `corrupt`, though most viewers show it: what follows the damage is shifted or grey, and its label would
-be a guess too. Upright is what Pillow's `ImageOps.exif_transpose` makes of it; broken EXIF means upright already.
-Thread safe; simplejpeg, torch and Pillow release the GIL where the time goes, and start no threads here.
+An image is decoded whole or rejected. A cut image is `truncated` (a JPEG must reach its end marker). A JPEG is
+`corrupt`
+if libjpeg has to guess a part of it, though most viewers show it: its pixels behind the damage are shifted or grey, so
+its label would be a guess too. "Upright" means the result of Pillow's `ImageOps.exif_transpose`; an image with broken
+EXIF counts as upright already.
+Thread safe: simplejpeg, torch and Pillow release the GIL during the long parts, and start no threads here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.images.jpeg import read_jpeg
-from pipeline.images.kinds import kind_of
 from pipeline.images.pillow import read_bmp, read_gif, read_png, read_tiff, read_webp
-from pipeline.images.preprocess import Picture, preprocess, upright
+from pipeline.images.preprocess import Picture, preprocess, turn_upright
 from pipeline.images.room import Rejected, Room
+from pipeline.images.signatures import detect_image_format
 
 REASONS = {
     "empty": "zero bytes",
@@ -37,7 +40,12 @@ REASONS = {
 
 
 class Decoded(NamedTuple):
-    """Width and height in pixels as stored, before EXIF rotation (None if unknown); None or a key of `REASONS`."""
+    """The outcome of decoding.
+
+    Attributes:
+        width, height: pixels as stored, before EXIF rotation; None if unknown.
+        error: a key of `REASONS`; None for a decoded image.
+    """
 
     width: int | None
     height: int | None
@@ -45,12 +53,16 @@ class Decoded(NamedTuple):
 
 
 def decode(encoded: bytes, slot_HWC: np.ndarray, *, max_pixels: int, max_bytes: int, reduce: bool = True) -> Decoded:
-    """Decode and preprocess one image into `slot_HWC`, uint8 [299, 299, 3]; all zero if the image is rejected.
+    """Decode and preprocess one image into `slot_HWC`, uint8 [299, 299, 3]. A rejected image leaves zeros there.
 
-    An image of more than `max_bytes` is not looked at, one of more than `max_pixels` by its header not decoded.
-    `reduce` decodes a JPEG at 1/4 or 1/8 if the shortest side keeps at least 2 x 341 pixels: 12 megapixels take 0.6
-    of the time, and the output moves by 0.3 to 0.8 of 255 on average. Otherwise it equals timm's evaluation
-    preprocessing to 0.01 on average and 2 at most (900 photographs). Nothing in `encoded` raises; MemoryError passes.
+    Without `reduce` the pixels differ from timm's evaluation preprocessing by 0.01 on average and by 2 at most (900
+    photographs). No content of `encoded` raises an error, except MemoryError.
+
+    Args:
+        max_pixels: an image with more pixels by its header is not decoded.
+        max_bytes: an image with more bytes is not looked at.
+        reduce: decode a JPEG at 1/4 or 1/8 if its shortest side keeps at least 2 x 341 pixels. 12 megapixels then take
+            0.6 of the time, and the pixels change by 0.3 to 0.8 of 255 on average.
     """
     with Room(max_pixels) as room:
         try:
@@ -63,29 +75,25 @@ def decode(encoded: bytes, slot_HWC: np.ndarray, *, max_pixels: int, max_bytes: 
 
 
 def decode_whole(encoded: bytes, *, max_pixels: int, max_bytes: int) -> np.ndarray:
-    """The whole image, uint8 RGB [height, width, 3], upright. Raises Rejected where `decode` would reject it."""
+    """The whole image, uint8 RGB [height, width, 3], upright. Raises Rejected if `decode` would reject it."""
     with Room(max_pixels) as room:
         picture = _read(encoded, room, max_bytes, reduce=False)
-    return np.ascontiguousarray(upright(picture.pixels_HWC, picture.orientation))
+    return np.ascontiguousarray(turn_upright(picture.pixels_HWC, picture.orientation))
 
 
 def _read(encoded: bytes, room: Room, max_bytes: int, reduce: bool) -> Picture:
     if len(encoded) > max_bytes:
         raise Rejected("too_large")
-    match kind_of(encoded):
-        case "JPEG":
-            return read_jpeg(encoded, room, reduce)
-        case "PNG":
-            return read_png(encoded, room)
-        case "WebP":
-            return read_webp(encoded, room)
-        case "BMP":
-            return read_bmp(encoded, room)
-        case "GIF":
-            return read_gif(encoded, room)
-        case "TIFF":
-            return read_tiff(encoded, room)
-        case None:
-            raise Rejected("not_an_image" if encoded else "empty")
-        case _:
-            raise Rejected("unsupported")
+    image_format = detect_image_format(encoded)
+    if image_format is None:
+        raise Rejected("not_an_image" if encoded else "empty")
+    if image_format == "JPEG":
+        return read_jpeg(encoded, room, reduce)
+    if image_format not in READERS:
+        raise Rejected("unsupported")
+    return READERS[image_format](encoded, room)
+
+
+# By the names of `signatures.READ`, except JPEG.
+READERS: dict[str, Callable[[bytes, Room], Picture]] = {
+    "PNG": read_png, "WebP": read_webp, "BMP": read_bmp, "GIF": read_gif, "TIFF": read_tiff}

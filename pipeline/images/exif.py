@@ -1,7 +1,8 @@
-"""EXIF and XMP -> the orientation of an image, as Pillow's `ImageOps.exif_transpose` finds it.
+"""EXIF and XMP -> the orientation of an image, the same as Pillow's `ImageOps.exif_transpose` finds.
 
-In: a file that Pillow has opened, or the `info` that it would have. Out: 1 to 8 as EXIF numbers them. Broken EXIF, and
-what Pillow cannot read, is 1: upright. Not here: finding the EXIF in a file (`jpeg.py`, `png.py`), turning pixels.
+In: a file that Pillow has opened, or the `info` of such a file. Out: 1 to 8, EXIF's numbers. If Pillow cannot read the
+EXIF, the orientation is 1: upright.
+Not here: finding the EXIF in a file (`jpeg.py`, `png.py`); turning pixels (`preprocess.py`).
 """
 
 from __future__ import annotations
@@ -17,33 +18,34 @@ from pipeline.images.preprocess import UPRIGHT
 
 ORIENTATION = 274
 
-_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as `filterwarnings` lists it
+_IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # the entry that `filterwarnings` makes
 _lock = threading.Lock()
 
 
-def orientation_of(image: Image.Image) -> int:
-    """The orientation of a file that Pillow has opened; a TIFF must not be loaded yet, for then its tags are gone."""
+def read_orientation(image: Image.Image) -> int:
+    """The orientation of a file that Pillow has opened. A TIFF must not be loaded yet: loading removes its tags."""
     silence_pillow()
     try:
         value = image.getexif().get(ORIENTATION, 1)
         return int(value) if value in UPRIGHT else 1
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001  # Pillow raises a dozen kinds for what EXIF may contain
+    except Exception as error:  # Pillow raises a dozen kinds of errors for broken EXIF
+        if isinstance(error, MemoryError):
+            raise
         return 1
 
 
-def orientation_in(info: Mapping[str | tuple[int, int], object]) -> int:
-    """The same of an image of which only Pillow's `info` is known: its keys `exif`, `xmp` and others."""
+def read_orientation_of_info(info: Mapping[str | tuple[int, int], object]) -> int:
+    """The orientation of an image by Pillow's `info` alone: its keys `exif`, `xmp` and others."""
     if not info:
         return 1
     image = Image.Image()
     image.info = dict(info)
-    return orientation_of(image)
+    return read_orientation(image)
 
 
 def silence_pillow() -> None:
-    """Let Pillow warn of nothing, whatever filters are there."""
-    with _lock:  # `warnings.catch_warnings` is not thread safe; one filter, for PIL's own modules, left in place, is
-        if warnings.filters[:1] != [_QUIET]:  # the first use, or somebody has put other filters before it
+    """Switch off all warnings of Pillow, whatever filters exist."""
+    # `warnings.catch_warnings` is not thread safe. A filter for PIL's own modules that stays in place is.
+    with _lock:
+        if warnings.filters[:1] != [_IGNORE_PILLOW]:  # first use, or other filters stand before ours
             warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -1,10 +1,11 @@
-"""One encoded image of any format that is read -> its pixels, by Pillow.
+"""One encoded image -> its pixels, by Pillow.
 
-In: the bytes, and Pillow's plugin for them. Out: a `Picture`, uint8 RGB; `Rejected` for what Pillow refuses.
-Not here: JPEGs, but for those that `jpeg.py` hands over; upright pixels, but for TIFF.
+In: the bytes, and Pillow's plugin for their format. Out: a `Picture`, uint8 RGB; `Rejected` if Pillow refuses the
+image.
+Not here: JPEGs, except those that `jpeg.py` passes on; turning pixels upright, except those of a TIFF.
 
-The first frame stands for an animation, the first page for a file of several. Alpha is dropped, not blended, as timm's
-evaluation does (Pillow's `convert("RGB")`). 16-bit samples keep their high byte.
+The first frame of an animation and the first page of a file are read. Alpha is dropped, not blended, as in timm's
+evaluation (Pillow's `convert("RGB")`). 16-bit samples keep their high byte.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.images.exif import orientation_in, orientation_of, silence_pillow
-from pipeline.images.png import lean_png
-from pipeline.images.preprocess import Picture, upright
+from pipeline.images.exif import read_orientation, read_orientation_of_info, silence_pillow
+from pipeline.images.png import strip_png
+from pipeline.images.preprocess import Picture, turn_upright
 from pipeline.images.room import LARGE, Rejected, Room
 from pipeline.images.tiff import Tiff
 
@@ -28,13 +29,13 @@ BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 def read_png(encoded: bytes, room: Room) -> Picture:
-    """Without its text and profile, which Pillow would read first."""
-    lean, info = lean_png(encoded, room)
-    return read_with_pillow(lean, PngImageFile, room, orientation_in(info), "corrupt")
+    """A PNG. Its text and its profile are removed first: Pillow would read them."""
+    stripped, info = strip_png(encoded, room)
+    return read_with_pillow(stripped, PngImageFile, room, read_orientation_of_info(info), "corrupt")
 
 
 def read_webp(encoded: bytes, room: Room) -> Picture:
-    """Size and length by the header (RFC 9649), for Pillow makes room for the pixels before it tells their number."""
+    """A WebP. Its size comes from the header (RFC 9649): Pillow allocates the pixels before it tells the size."""
     match encoded[8:16]:
         case b"WEBPVP8X":
             width, height = (1 + int.from_bytes(encoded[at : at + 3], "little") for at in (24, 27))
@@ -51,23 +52,30 @@ def read_webp(encoded: bytes, room: Room) -> Picture:
 
 
 def read_bmp(encoded: bytes, room: Room) -> Picture:
+    """A BMP."""
     return read_with_pillow(encoded, BmpImageFile, room)
 
 
 def read_gif(encoded: bytes, room: Room) -> Picture:
+    """The first frame of a GIF."""
     return read_with_pillow(encoded, GifImageFile, room)
 
 
 def read_tiff(encoded: bytes, room: Room) -> Picture:
+    """The first page of a TIFF, upright."""
     return read_with_pillow(encoded, Tiff, room)
 
 
 def read_with_pillow(encoded: bytes, plugin: type[ImageFile.ImageFile], room: Room, orientation: int | None = None,
                      otherwise: str = "not_an_image") -> Picture:
-    """Through the plugin: `Image.open` warns about sizes by a limit of its own.
+    """An image by one plugin of Pillow. `Image.open` is not used: it has its own limit for sizes.
 
-    `orientation`: 1 to 8 if it is known; else the file is asked. `otherwise`: the reason if the file cannot be opened
-    and Pillow does not say why.
+    Args:
+        orientation: 1 to 8; None: Pillow reads it from the file.
+        otherwise: the reason code if the file cannot be opened and Pillow's error does not say why.
+
+    Raises:
+        Rejected: Pillow refuses the image, or `room` does.
     """
     silence_pillow()
     width, height = None, None
@@ -82,39 +90,41 @@ def read_with_pillow(encoded: bytes, plugin: type[ImageFile.ImageFile], room: Ro
         if otherwise == "not_an_image":
             otherwise = "corrupt"
         if orientation is None:
-            orientation = orientation_of(file)
+            orientation = read_orientation(file)
         file.load()
         if file.mode.startswith("I;16"):
             grey_HW = (np.asarray(file) >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
-            white_is_zero = tags.get(PHOTOMETRIC) == 0  # Pillow inverts those of 8 bits only
+            white_is_zero = tags.get(PHOTOMETRIC) == 0  # Pillow inverts 8-bit samples only
             pixels_HWC = np.dstack([~grey_HW if white_is_zero else grey_HW] * 3)
         else:
-            file.info.pop("transparency", None)  # dropped like all alpha; `convert` would look for its colour
-            pixels_HWC = _rgb(file)
+            file.info.pop("transparency", None)  # alpha is dropped; `convert` would look for this colour
+            pixels_HWC = _to_rgb(file)
     except (MemoryError, Rejected):
         raise
-    except Exception as error:  # Pillow raises a dozen kinds for what an image may contain
+    except Exception as error:  # Pillow raises a dozen kinds of errors for broken images
         if isinstance(file, Tiff):
-            otherwise = "truncated" if file.is_cut() else otherwise if file.is_known() else "unsupported"
-        raise Rejected(_reason(error, otherwise), width, height) from error
+            otherwise = "truncated" if file.is_cut() else otherwise if file.has_decoder() else "unsupported"
+        raise Rejected(_choose_reason(error, otherwise), width, height) from error
     if isinstance(file, Tiff):
-        pixels_HWC, orientation = np.ascontiguousarray(upright(pixels_HWC, orientation)), 1
+        pixels_HWC, orientation = np.ascontiguousarray(turn_upright(pixels_HWC, orientation)), 1
     return Picture(pixels_HWC, pixels_HWC.shape[0], pixels_HWC.shape[1], 1, orientation, (width, height))
 
 
-def _reason(error: Exception, otherwise: str) -> str:
-    said = str(error).lower()
-    if isinstance(error, Image.DecompressionBombError):  # a frame or tile larger than the header's size
+def _choose_reason(error: Exception, otherwise: str) -> str:
+    """The reason code for an error of Pillow; `otherwise` if its message says nothing."""
+    message = str(error).lower()
+    if isinstance(error, Image.DecompressionBombError):  # a frame or tile is larger than the image
         return "too_large"
-    if "truncated" in said:
+    if "truncated" in message:
         return "truncated"
-    if "unsupported bmp" in said and "header type" not in said:  # the type tells a BMP from text that begins with BM
+    # An unknown header type means: this may be a text that begins with BM, not a BMP.
+    if "unsupported bmp" in message and "header type" not in message:
         return "unsupported"
     return otherwise
 
 
-def _rgb(file: ImageFile.ImageFile) -> np.ndarray:
-    """The pixels as uint8 [height, width, 3]; a large image in bands, for Pillow would hold it four times over."""
+def _to_rgb(file: ImageFile.ImageFile) -> np.ndarray:
+    """The pixels, uint8 [height, width, 3]. A large image is converted in bands: Pillow would take four copies."""
     width, height = file.size
     if width * height <= LARGE:
         return np.array(file.convert("RGB"))

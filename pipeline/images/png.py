@@ -1,8 +1,9 @@
-"""A PNG -> what of it the pixels need, and what it says of its orientation.
+"""A PNG -> a smaller PNG with only the chunks that the pixels need, and the chunks that may hold an orientation.
 
-In: the bytes of a PNG. Out: a smaller PNG, and Pillow's `info` of what may hold an orientation. Text and colour
-profiles do not pass: Pillow refuses a whole file for one of over 1 MB, and for lengths that no decoder minds.
-Checksums are compared up to the last pixel, in chunks of any kind. Not here: decoding (`with_pillow.py`).
+In: the bytes of a PNG. Out: the smaller PNG; the orientation's chunks in the form of Pillow's `info`.
+Texts and colour profiles are removed: Pillow refuses a whole file because of a text of more than 1 MB, and because of
+wrong lengths that other decoders ignore. The checksums of all chunks up to the last pixel are compared.
+Not here: decoding (`pillow.py`).
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from PIL.PngImagePlugin import PngStream
 from pipeline.images.room import Rejected, Room
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-KEPT = (b"IHDR", b"PLTE", b"IDAT")  # and so of an animation the image that stands for it
+KEPT = (b"IHDR", b"PLTE", b"IDAT")  # of an animation these are the default image
 TEXT = (b"tEXt", b"zTXt", b"iTXt")
-KEYS = (b"Raw profile type exif", b"exif", b"XML:com.adobe.xmp", b"xmp")  # of text in which Pillow looks for EXIF, XMP
-MOST_TEXTS = 100  # that are looked at, from the end: the last of a key counts
+KEYS = (b"Raw profile type exif", b"exif", b"XML:com.adobe.xmp", b"xmp")  # of texts in which Pillow seeks EXIF or XMP
+MAX_TEXTS = 100  # that are read, from the end: the last text of a key counts
 
 Info = dict[str | tuple[int, int], object]
 
 
-def lean_png(encoded: bytes, room: Room) -> tuple[bytes, Info]:
-    """The same image without what its pixels do not need; and `info`, with the keys of Pillow's.
+def strip_png(encoded: bytes, room: Room) -> tuple[bytes, Info]:
+    """The PNG without the chunks that its pixels do not need; and its `info`, with Pillow's keys.
 
-    A file that ends in its pixels does so in what is returned; one that ends before is `Rejected` as truncated.
+    A PNG that ends within its pixels is returned, and still ends there.
+
+    Raises:
+        Rejected: the PNG ends before its pixels, is damaged, or is too large for `room`.
     """
     if len(encoded) < 33:
         raise Rejected("truncated")
@@ -40,7 +44,7 @@ def lean_png(encoded: bytes, room: Room) -> tuple[bytes, Info]:
     room.take(width, height)
     view, at = memoryview(encoded), len(SIGNATURE)
     kept: list[bytes | memoryview] = [SIGNATURE]
-    spoken: deque[tuple[bytes, int, int]] = deque(maxlen=MOST_TEXTS)
+    orientation_chunks: deque[tuple[bytes, int, int]] = deque(maxlen=MAX_TEXTS)
     pixels = "to come"
     while at + 8 <= len(encoded):
         length, kind = struct.unpack_from(">I4s", encoded, at)
@@ -58,24 +62,23 @@ def lean_png(encoded: bytes, room: Room) -> tuple[bytes, Info]:
                 kept.append(view[at:end])
         if kind == b"IEND":
             break
-        if kind == b"eXIf" or kind in TEXT and encoded[start : start + 22].split(b"\0")[0] in KEYS:
-            spoken.append((kind, start, length))
+        if kind == b"eXIf" or (kind in TEXT and encoded[start : start + 22].split(b"\0")[0] in KEYS):
+            orientation_chunks.append((kind, start, length))
         at = end
     if pixels == "to come":
         raise Rejected("corrupt" if kind == b"IEND" else "truncated", width, height)
-    return b"".join(kept), _info(encoded, spoken) if spoken else {}
+    return b"".join(kept), _read_info(encoded, orientation_chunks) if orientation_chunks else {}
 
 
-def _info(encoded: bytes, chunks: deque[tuple[bytes, int, int]]) -> Info:
-    """What Pillow makes of these chunks: kind, start, length. One that it refuses says nothing."""
+def _read_info(encoded: bytes, chunks: deque[tuple[bytes, int, int]]) -> Info:
+    """Pillow's `info` for these chunks (kind, start, length). A chunk that Pillow refuses is passed over."""
     file = BytesIO(encoded)
     stream = PngStream(file)
     for kind, start, length in chunks:
         file.seek(start)
         try:
             stream.call(kind, start, length)
-        except MemoryError:
-            raise
-        except Exception:  # noqa: BLE001, S112  # Pillow raises a dozen kinds for what text may contain
-            continue
+        except Exception as error:  # Pillow raises a dozen kinds of errors for broken text
+            if isinstance(error, MemoryError):
+                raise
     return stream.im_info

@@ -1,6 +1,7 @@
-"""What one image may take: its pixels, and its turn if it is large; and how a decoder says that it rejects one.
+"""The memory that one image may take: a limit for its pixels, and a turn for each large image.
 
-In: sizes from headers. Out: nothing, or `Rejected`. Not here: reading headers.
+In: sizes from headers. Out: nothing, or `Rejected`.
+Not here: reading headers.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from typing import Self
 
 from pipeline.memory import give_freed_memory_back
 
-LARGE = 2**24  # pixels; images that hold more in memory are decoded one at a time: Pillow may take ten bytes a pixel
+# Pixels. Images with more pixels in memory are decoded one at a time: Pillow may take ten bytes for a pixel.
+LARGE = 2**24
 
-_large = threading.Lock()
+_one_large_image = threading.Lock()
 
 
 class Rejected(Exception):
-    """An image that gets no label: a key of `decode.REASONS`, and width and height as stored, None where unknown."""
+    """An image gets no label. `reason`: a key of `decode.REASONS`; `width`, `height`: as stored, None if unknown."""
 
     def __init__(self, reason: str, width: int | None = None, height: int | None = None) -> None:
         super().__init__(reason)
@@ -24,27 +26,31 @@ class Rejected(Exception):
 
 
 class Room:
-    """The pixels an image may have, and its turn if it is large, until the context is left."""
+    """Lets one image of at most `max_pixels` be decoded. A large image keeps its turn until the context is left."""
 
     def __init__(self, max_pixels: int) -> None:
         self.max_pixels = max_pixels
-        self.mine = False
+        self.has_turn = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.mine:
+        if self.has_turn:
             give_freed_memory_back()
-            _large.release()
+            _one_large_image.release()
 
-    def take(self, width: int, height: int, held: int | None = None) -> None:
-        """Wait for the turn of an image of this size; `Rejected` if it is too large, or has no pixels.
+    def take(self, width: int, height: int, num_in_memory: int | None = None) -> None:
+        """Wait for the turn of an image of this size.
 
-        `held`: how many of its pixels are in memory at a time, if not all: a JPEG may be decoded at a smaller scale.
+        Args:
+            num_in_memory: pixels in memory at a time. None: all of them. A JPEG may be decoded at a smaller scale.
+
+        Raises:
+            Rejected: the image is too large, or has no pixels.
         """
         if width * height > self.max_pixels or not width * height:
             raise Rejected("too_large" if width * height else "corrupt", width, height)
-        if (width * height if held is None else held) > LARGE and not self.mine:
-            _large.acquire()
-            self.mine = True
+        if (width * height if num_in_memory is None else num_in_memory) > LARGE and not self.has_turn:
+            _one_large_image.acquire()
+            self.has_turn = True

@@ -1,6 +1,6 @@
-"""The network as it is run: from uint8 pixels to answers, BatchNorm folded, for inference only.
+"""The network in the form in which it labels: uint8 pixels in, answers out, BatchNorm folded into the convolutions.
 
-In: the weights' state dict. Out: an nn.Module whose one output tensor holds all answers.
+In: the state dict of the weights. Out: an nn.Module for inference only. Its one output tensor has all answers.
 Not here: devices, threads, copies (`on_cpu.py`, `on_cuda.py`).
 """
 
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from pipeline.model.inception_v4 import Conv, InceptionA, InceptionB, InceptionC, InceptionV4
 from pipeline.model.spec import EMBEDDING_SIZE, MEAN, STD
 
-PLACE_BITS = 16  # a class's number has at most 15: it is an int16
-LARGEST_MAP = 147 * 147 * 64  # values between two layers, for an image
+PLACE_BITS = 16  # a label_id has at most 15 bits: it is an int16
+LARGEST_MAP = 147 * 147 * 64  # most values between two layers for one image
 
-# Whether the CPU library that torch uses for convolutions takes the type on this processor.
-ONEDNN: dict[torch.dtype, Callable[[], bool]] = {
+# Whether oneDNN, which torch uses for convolutions on a CPU, computes in the type on this processor.
+ONEDNN_COMPUTES_IN: dict[torch.dtype, Callable[[], bool]] = {
     torch.float32: torch.backends.mkldnn.is_available,
     torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
     torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
@@ -27,7 +27,7 @@ ONEDNN: dict[torch.dtype, Callable[[], bool]] = {
 
 
 class UintNetwork(nn.Module):
-    """Inception-v4 from uint8 pixels to answers, BatchNorm folded, for inference only."""
+    """Inception-v4 from uint8 pixels to answers, with BatchNorm folded. `num_top` is k, the classes in an answer."""
 
     def __init__(self, state: Mapping[str, Tensor], dtype: torch.dtype, num_top: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class UintNetwork(nn.Module):
         self.answer_size = 2 * num_top + EMBEDDING_SIZE
         with torch.device("meta"):
             network = InceptionV4(len(state["last_linear.weight"]))
-        network.load_state_dict(state, strict=False, assign=True)  # `weights.load` has checked the names
+        network.load_state_dict(state, strict=False, assign=True)  # `weights.load` checked the names
         fold_batch_norms(network, dtype)
         self.features = network.features
         self.last_linear = network.last_linear
@@ -45,10 +45,10 @@ class UintNetwork(nn.Module):
     def forward(self, image_NHWC: Tensor) -> Tensor:
         """uint8 [N, 299, 299, 3] -> float32 [N, 2k + 1536]: k label_ids, their k probabilities, the embedding.
 
-        All in one tensor, so that one copy brings it back; float32 holds any label_id.
+        All answers are in one tensor, so one copy brings them to the host. float32 can hold any label_id.
         """
-        # Permuted, NHWC is channels_last: no copy. Centred on 127.5, pixels are exact in bf16 and fp16; the scale
-        # that is missing is in the first convolution.
+        # Permuted NHWC is channels_last already: no copy. Pixels minus 127.5 are exact in bf16 and fp16. The weights of
+        # the first convolution contain the scale that is missing here.
         image_NCHW = image_NHWC.permute(0, 3, 1, 2).to(self.dtype) - 255 * MEAN
         embedding_ND = self.features(image_NCHW).mean((2, 3), dtype=torch.float32)
         prob_NK, label_id_NK = top_k(self.last_linear(embedding_ND).softmax(1), self.num_top)
@@ -56,22 +56,25 @@ class UintNetwork(nn.Module):
 
 
 def top_k(prob_NC: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The largest probabilities (float32) of each row and their places, both [N, number]; of equal ones the first place comes first.
+    """The largest probabilities of each row, float32, and their places, int64, both [N, number].
 
-    `topk` promises no order of equal values. The bits of numbers >= 0 are in the numbers' order: with the place behind them no two are equal.
+    Of equal probabilities the first place comes first; `torch.topk` promises no order there. The bits of floats >= 0,
+    read as integers, have the same order as the floats. With the place in the lower bits no two keys are equal.
     """
-    bits_NC = prob_NC.view(torch.int32).long() << PLACE_BITS
-    place_NK = (bits_NC - torch.arange(prob_NC.shape[1], device=prob_NC.device)).topk(number).indices
+    key_NC = prob_NC.view(torch.int32).long() << PLACE_BITS
+    place_NK = (key_NC - torch.arange(prob_NC.shape[1], device=prob_NC.device)).topk(number).indices
     return prob_NC.gather(1, place_NK), place_NK
 
 
 class FoldedConv(nn.Module):
-    """A `Conv` with its BatchNorm folded into weights and bias; `relu` may be left to who comes after.
+    """A `Conv` with its BatchNorm folded into weight and bias.
 
-    Folded in float64, so that the weights are rounded once. On CPU it calls oneDNN's convolution with the ReLU
-    inside and with weights that were put in oneDNN's own order at the first batch: 5 to 10 % faster than
-    conv2d and relu (with the poolings moved, see `fold_batch_norms`). On CUDA it is conv2d and relu, or the two in one
-    pass once `fuse` has been called.
+    The folding is done in float64, so that the weights are rounded once. If `relu` is False, a later layer applies
+    ReLU.
+
+    On a CPU this calls oneDNN's convolution, which includes the ReLU. The first batch puts the weights into oneDNN's
+    own order. Together with the moved poolings (`fold_batch_norms`) that is 5 to 10 % faster than conv2d and relu. On
+    CUDA it calls conv2d and relu, or both in one pass after `fuse_layers`.
     """
 
     def __init__(self, layer: Conv, dtype: torch.dtype, input_scale: float) -> None:
@@ -89,20 +92,22 @@ class FoldedConv(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if self.zeros is not None and self.relu:
-            return torch.cudnn_convolution_add_relu(x_NCHW, self.weight, self._addend(x_NCHW, self.zeros), 1, self.bias,
-                                                    self.stride, self.padding, (1, 1), 1)
-        if x_NCHW.device.type == "cpu" and ONEDNN[x_NCHW.dtype]():
+            return torch.cudnn_convolution_add_relu(
+                x_NCHW, self.weight, self._zeros_like_output(x_NCHW, self.zeros), 1, self.bias, self.stride,
+                self.padding, (1, 1), 1)
+        if x_NCHW.device.type == "cpu" and ONEDNN_COMPUTES_IN[x_NCHW.dtype]():
             if self.packed is None:
                 self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                     self.weight, self.padding, self.stride, (1, 1), 1, x_NCHW.shape)
-            return torch.ops.mkldnn._convolution_pointwise(
+            pointwise_NCHW: Tensor = torch.ops.mkldnn._convolution_pointwise(
                 x_NCHW, self.packed, self.bias, self.padding, self.stride, (1, 1), 1,
                 "relu" if self.relu else "none", [], "")
+            return pointwise_NCHW
         y_NCHW = torch.conv2d(x_NCHW, self.weight, self.bias, self.stride, self.padding)
         return torch.relu_(y_NCHW) if self.relu else y_NCHW
 
-    def _addend(self, x_NCHW: Tensor, zeros: Tensor) -> Tensor:
-        """Zeros of the output's shape, channels_last: a view, no copy."""
+    def _zeros_like_output(self, x_NCHW: Tensor, zeros: Tensor) -> Tensor:
+        """Zeros in the shape of the output, channels_last: a view of `zeros`, no copy."""
         height, width = ((size + 2 * padding - kernel) // stride + 1 for size, padding, kernel, stride in
                          zip(x_NCHW.shape[2:], self.padding, self.weight.shape[2:], self.stride, strict=True))
         shape_NHWC = (len(x_NCHW), height, width, len(self.weight))
@@ -112,13 +117,13 @@ class FoldedConv(nn.Module):
 def fuse_layers(network: nn.Module, zeros: Tensor) -> None:
     """Let cuDNN compute convolution, bias and ReLU in one pass, from now on.
 
-    cuDNN has only the sum of a convolution and an addend in one pass. `torch.cudnn_convolution_relu` gives it the
-    output's own memory as the addend, which nobody has written, and 0 as its factor: what is NaN there can come out
-    as NaN, or as 0. Here the addend is zeros.
+    cuDNN's pass always adds an addend to the convolution. `torch.cudnn_convolution_relu` takes the memory of the output
+    for the addend, with the factor 0. That memory is not yet written: where it holds NaN, the result can be NaN or 0.
+    So this module gives zeros as the addend.
 
     Args:
-        network: on the device, in half precision: for fp32 without TF32 cuDNN may have no such pass.
-        zeros: [batch size x LARGEST_MAP], of the network's type and on its device; all layers read it.
+        network: on the device, in half precision. For fp32 without TF32 cuDNN may have no such pass.
+        zeros: [batch size x LARGEST_MAP], of the network's type and on its device. All layers read it.
     """
     for layer in network.modules():
         if isinstance(layer, FoldedConv):
@@ -126,10 +131,10 @@ def fuse_layers(network: nn.Module, zeros: Tensor) -> None:
 
 
 def fold_batch_norms(network: InceptionV4, dtype: torch.dtype) -> None:
-    """Replace each `Conv` by a `FoldedConv` of `dtype`; the first also takes pixels - 127.5, not normalised ones.
+    """Replace each `Conv` by a `FoldedConv` of `dtype`. The first one then takes pixels - 127.5, not normalised pixels.
 
-    The blocks' average pools move behind their convolutions of 1 x 1: the two commute, and there are a third to a
-    sixth of the channels there. ReLU stays last.
+    The average pool of a block moves behind its convolution of 1 x 1. The two commute, and behind the convolution there
+    are only a third to a sixth of the channels. ReLU stays last.
     """
     for name, layer in list(network.named_modules()):
         if isinstance(layer, Conv):
@@ -142,14 +147,15 @@ def fold_batch_norms(network: InceptionV4, dtype: torch.dtype) -> None:
             assert isinstance(conv, FoldedConv)
             conv.relu = False
             block.branch3 = nn.Sequential(conv, pool, nn.ReLU(inplace=True))
-    left = [name for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert not left, f"not folded: {left}"
+    not_folded = [name for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert not not_folded, f"not folded: {not_folded}"
 
 
 class MaxPool(nn.Module):
-    """`nn.MaxPool2d(3, 2)` of numbers >= 0, twice as fast on CPU: by rows, then by columns, half precision as int16.
+    """`nn.MaxPool2d(3, 2)` for numbers >= 0. On a CPU it is twice as fast.
 
-    Of numbers that are not negative the larger one has the larger bits.
+    It takes the maximum over rows, then over columns. It reads half precision as int16: of two numbers >= 0 the larger
+    one has the larger bits.
     """
 
     def forward(self, x_NCHW: Tensor) -> Tensor:

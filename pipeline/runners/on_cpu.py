@@ -1,8 +1,8 @@
-"""How the network is run on a processor.
+"""Runs the network on a CPU.
 
-In: uint8 images [N, 299, 299, 3]. Out: the network's one tensor of answers, float32 [N, 2k + 1536], in host memory.
-Thread safe: a core that one call leaves idle at the end of a batch works for the next call.
-Not here: what the network computes (`folded.py`), what the answers mean (`table.py`).
+In: uint8 images [N, 299, 299, 3]. Out: the network's tensor of answers, float32 [N, 2k + 1536].
+Thread safe: at the end of a batch an idle core works for the next call.
+Not here: what the network computes (`folded.py`); what the answers mean (`tables/labels.py`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pipeline.memory import keep_freed_memory
 from pipeline.model.spec import INPUT_SIZE
 from pipeline.runners.folded import UintNetwork
 
-IN_CACHE = 4  # images at once on a core: what lies between two layers then stays in its cache
+IMAGES_IN_CACHE = 4  # at once on a core: then the values between two layers stay in the cache of the core
 
 
 class OnCpu:
-    """A few images at a time on each core, none waiting for another.
+    """Runs the network on a few images at a time on each core. No core waits for another.
 
-    One network on all cores meets at a barrier after each layer, where one core that is slow for a moment holds up
-    all: on two cores this way was 5 to 10 % faster.
+    If all cores computed one batch together, they would wait for each other after each layer, and one slow core would
+    delay all. On two cores this way was 5 to 10 % faster.
     """
 
     def __init__(self, network: UintNetwork, num_threads: int) -> None:
@@ -31,13 +31,15 @@ class OnCpu:
         self.network = network
         self.num_threads = num_threads
         self.pool = ThreadPoolExecutor(num_threads, "label", torch.set_num_threads, (1,))
-        self.pool.submit(self._run, np.zeros((IN_CACHE, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)).result()  # packs weights
+        image_NHWC = np.zeros((IMAGES_IN_CACHE, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+        self.pool.submit(self._run, image_NHWC).result()  # the first batch packs the weights
 
     def __call__(self, image_NHWC: np.ndarray) -> np.ndarray:
-        few = min(IN_CACHE, -(-len(image_NHWC) // self.num_threads)) or 1
-        parts = [image_NHWC[at:at + few] for at in range(0, max(1, len(image_NHWC)), few)]
+        images_each = min(IMAGES_IN_CACHE, -(-len(image_NHWC) // self.num_threads)) or 1
+        parts = [image_NHWC[at:at + images_each] for at in range(0, max(1, len(image_NHWC)), images_each)]
         return np.concatenate(list(self.pool.map(self._run, parts)))
 
     def _run(self, image_NHWC: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return self.network(torch.tensor(image_NHWC)).numpy()
+            answer_NK: np.ndarray = self.network(torch.tensor(image_NHWC)).numpy()
+        return answer_NK

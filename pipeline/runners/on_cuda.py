@@ -1,9 +1,9 @@
-"""How the network is run on a CUDA device: a plain runner that nearly certainly works, and a fast one.
+"""Runs the network on a CUDA device: a plain runner, which almost certainly works, and a fast runner.
 
-In: uint8 images [N, 299, 299, 3], any N. Out: the network's one tensor of answers, float32 [N, 2k + 1536], in host memory.
-The device is always the current one, as CUDA_VISIBLE_DEVICES and MIG make it. Both runners are thread safe: with two
-to four calls at a time the device computes one batch while another is copied.
-Not here: which of the two runs (`probe.py`), what the network computes (`folded.py`).
+In: uint8 images [N, 299, 299, 3], any N. Out: the network's tensor of answers, float32 [N, 2k + 1536], in host memory.
+The device is the current one, as CUDA_VISIBLE_DEVICES and MIG choose it. Both runners are thread safe: with two to four
+calls at a time the device computes one batch while another is copied.
+Not here: which of the two runs (`probe.py`); what the network computes (`folded.py`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from torch import Tensor
 from pipeline.model.spec import INPUT_SIZE
 from pipeline.runners.folded import LARGEST_MAP, UintNetwork, fuse_layers
 
-ACTIVATION_BYTES = 2**25  # for an image, at most: three maps of 147 x 147 x 64 in float32, and cuDNN's workspace
-SLOTS = 3  # batches on their way at once: one copied in, one computed, one copied out
-WARM_UPS = 2  # before a capture: in the first cuDNN chooses its algorithms
-SEARCHED = 4  # algorithms that cuDNN tries for a layer: all of them take minutes
+# At most, for one image: three maps of 147 x 147 x 64 in float32, and cuDNN's workspace.
+ACTIVATION_BYTES = 2**25
+NUM_SLOTS = 3  # batches in work at once: one is copied in, one is computed, one is copied out
+NUM_WARM_UPS = 2  # before a capture; in the first one cuDNN chooses its algorithms
+MAX_ALGORITHMS = 4  # that cuDNN tries for a layer; to try all takes minutes
 
 
 class PlainCuda:
-    """Batches one after the other: copied in, computed layer by layer, copied out."""
+    """Runs one batch after the other: copies it in, computes it layer by layer, copies the answers out."""
 
     name = "plain"
 
@@ -34,7 +35,7 @@ class PlainCuda:
         _set_cudnn(search=False)
         self.network = network.cuda()
         self.batch_size = batch_size
-        self.computing = threading.Lock()  # what lies between the layers is there once
+        self.computing = threading.Lock()  # one call at a time has memory for the values between the layers
 
     def __call__(self, image_NHWC: np.ndarray) -> np.ndarray:
         starts = range(0, len(image_NHWC), self.batch_size)
@@ -45,15 +46,16 @@ class PlainCuda:
     def _run(self, image_NHWC: np.ndarray) -> np.ndarray:
         device_NHWC = torch.tensor(image_NHWC, device="cuda")
         with self.computing:
-            return self.network(device_NHWC).cpu().numpy()
+            answer_NK: np.ndarray = self.network(device_NHWC).cpu().numpy()
+        return answer_NK
 
     def slots_for(self, num_images: int) -> int:
-        """How many images the device computes for a call of so many: no padding here."""
+        """The number of images that the device computes for a call with `num_images`: the same, without padding."""
         return num_images
 
 
 class _Slot(NamedTuple):
-    """The places of one batch on its way."""
+    """The memory of one batch in work, with its stream and events."""
 
     host_NHWC: Tensor  # uint8, pinned
     staging_NHWC: Tensor  # uint8, on the device
@@ -64,11 +66,11 @@ class _Slot(NamedTuple):
 
 
 class FastCuda:
-    """Batches of fixed sizes through captured graphs; the next batch is copied in while one is computed.
+    """Runs batches of fixed sizes as captured graphs. The next batch is copied in while one is computed.
 
-    There is a graph for `batch_size` images, one for half of it and one for a quarter: a batch takes the smallest that
-    holds it, and what is behind its images is padding. All graphs read `input_NHWC` and write `output_NK`. They run one
-    after the other, so they share their memory. In half precision they use `fuse`.
+    There is a graph for `batch_size` images, one for half of it and one for a quarter. A batch takes the smallest graph
+    that holds it; the places behind its images are padding. All graphs read `input_NHWC` and write `output_NK`. They
+    run one after the other, so they share their memory. In half precision the layers are fused (`fuse_layers`).
     """
 
     name = "fast"
@@ -82,7 +84,7 @@ class FastCuda:
         self.input_NHWC = torch.zeros((batch_size, INPUT_SIZE, INPUT_SIZE, 3), dtype=torch.uint8, device="cuda")
         self.output_NK = torch.zeros((batch_size, network.answer_size), device="cuda")
         self.order = threading.Lock()
-        self.computing = torch.cuda.Stream()
+        self.computing = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.computing.wait_stream(torch.cuda.current_stream())
         self.pool = torch.cuda.graph_pool_handle()
         self.spoiler: torch.cuda.CUDAGraph | None = self._capture_spoiler()
@@ -91,14 +93,14 @@ class FastCuda:
             self.graphs = {size: self._capture(size) for size in reversed(self.sizes)}
         finally:
             _set_cudnn(search=False)
-        torch.cuda.empty_cache()  # of what the warm-up took
+        torch.cuda.empty_cache()  # free the memory of the warm-up
         self.slots: SimpleQueue[_Slot | None] = SimpleQueue()
-        for _ in range(SLOTS):
-            self.slots.put(self._slot())
+        for _ in range(NUM_SLOTS):
+            self.slots.put(self._make_slot())
 
     @torch.inference_mode()
     def _capture_spoiler(self) -> torch.cuda.CUDAGraph:
-        """A graph that fills the graphs' shared memory with NaN: bytes of 255 are NaN in each of our types."""
+        """A graph that fills the graphs' shared memory with NaN: in each of our types the bytes 255 are NaN."""
         num_bytes = self.batch_size * ACTIVATION_BYTES // 8 * self.network.dtype.itemsize
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.computing, capture_error_mode="thread_local"):
@@ -108,7 +110,7 @@ class FastCuda:
     @torch.inference_mode()
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
         with torch.cuda.stream(self.computing):
-            for _ in range(WARM_UPS):
+            for _ in range(NUM_WARM_UPS):
                 self.output_NK[:size].copy_(self.network(self.input_NHWC[:size]))
         self.computing.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -116,16 +118,20 @@ class FastCuda:
             self.output_NK[:size].copy_(self.network(self.input_NHWC[:size]))
         return graph
 
-    def _slot(self) -> _Slot:
+    def _make_slot(self) -> _Slot:
         staging_NHWC = torch.zeros_like(self.input_NHWC)
-        torch.cuda.current_stream().synchronize()  # the zeros are written before another stream copies to it
-        return _Slot(torch.empty(staging_NHWC.shape, dtype=torch.uint8, pin_memory=True), staging_NHWC,
-                     torch.empty(self.output_NK.shape, pin_memory=True), torch.cuda.Stream(),
-                     torch.cuda.Event(blocking=True), torch.cuda.Event(blocking=True))  # others spin, and take a core
+        torch.cuda.current_stream().synchronize()  # another stream copies to it: the zeros must be written before
+        host_NHWC = torch.empty(staging_NHWC.shape, dtype=torch.uint8, pin_memory=True)
+        host_NK = torch.empty(self.output_NK.shape, pin_memory=True)
+        copying = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # Other events than blocking ones spin while they wait.
+        copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        return _Slot(host_NHWC, staging_NHWC, host_NK, copying, copied, done)
 
     @torch.inference_mode()
     def spoil(self) -> None:
-        """Fill with NaN what the graphs do not write before they read it; for `probe.py`, before `forget_spoiler`."""
+        """Fill the graphs' memory and their output with NaN, for a trial. Not after `forget_spoiler`."""
         assert self.spoiler is not None
         with self.order, torch.cuda.stream(self.computing):
             self.spoiler.replay()
@@ -133,6 +139,7 @@ class FastCuda:
         self.computing.synchronize()
 
     def forget_spoiler(self) -> None:
+        """Free the graph that `spoil` needs."""
         self.spoiler = None
 
     def __call__(self, image_NHWC: np.ndarray) -> np.ndarray:
@@ -140,21 +147,21 @@ class FastCuda:
         answers = [self._run(image_NHWC[at:at + self.batch_size]) for at in starts]
         return np.concatenate([np.empty((0, self.network.answer_size), np.float32), *answers])
 
-    @torch.inference_mode()  # of this thread: what is written here is not to be differentiated
+    @torch.inference_mode()  # the mode is per thread; tensors made in it may be written only in it
     def _run(self, image_NHWC: np.ndarray) -> np.ndarray:
         slot = self.slots.get()
         if slot is None:
             self.slots.put(None)
             raise RuntimeError("the CUDA device of this process failed in an earlier batch")
         try:
-            answer_NK = self._through(slot, image_NHWC)
+            answer_NK = self._compute(slot, image_NHWC)
         except BaseException:
-            self._settle(slot)
+            self._recover(slot)
             raise
         self.slots.put(slot)
         return answer_NK
 
-    def _through(self, slot: _Slot, image_NHWC: np.ndarray) -> np.ndarray:
+    def _compute(self, slot: _Slot, image_NHWC: np.ndarray) -> np.ndarray:
         num = len(image_NHWC)
         np.copyto(slot.host_NHWC.numpy()[:num], image_NHWC)
         with torch.cuda.stream(slot.copying):
@@ -163,53 +170,53 @@ class FastCuda:
         with self.order, torch.cuda.stream(self.computing):
             slot.copied.wait()
             self.input_NHWC[:num].copy_(slot.staging_NHWC[:num], non_blocking=True)
-            self.graphs[self._size(num)].replay()
+            self.graphs[self._graph_size(num)].replay()
             slot.host_NK[:num].copy_(self.output_NK[:num], non_blocking=True)
             slot.done.record()
         slot.done.synchronize()
         return slot.host_NK[:num].numpy().copy()
 
-    def _settle(self, slot: _Slot) -> None:
-        """Give a slot back after an error, once nothing is on its way there. If that fails, the device is lost."""
+    def _recover(self, slot: _Slot) -> None:
+        """Give a slot back after an error, once no copy to it is under way. If that fails, the device is lost."""
         try:
             slot.copying.synchronize()
             self.computing.synchronize()
         except BaseException:
-            self.slots.put(None)  # nobody waits for this slot
+            self.slots.put(None)  # all later calls fail at once, instead of waiting for this slot
             raise
         self.slots.put(slot)
 
-    def _size(self, num: int) -> int:
+    def _graph_size(self, num: int) -> int:
         return min(size for size in self.sizes if size >= num)
 
     def slots_for(self, num_images: int) -> int:
-        """How many images the device computes for a call of so many: the sizes of the graphs it takes."""
+        """The number of images that the device computes for a call with `num_images`: the sizes of its graphs."""
         whole, rest = divmod(num_images, self.batch_size)
-        return whole * self.batch_size + (self._size(rest) if rest else 0)
+        return whole * self.batch_size + (self._graph_size(rest) if rest else 0)
 
 
 def _set_cudnn(search: bool) -> None:
-    """`search`: let cuDNN time its algorithms for each new shape; otherwise it takes the one it expects to be best."""
+    """Configure cuDNN. `search`: it times algorithms for each new shape; else it takes the one it expects to win."""
     torch.backends.cudnn.benchmark = search
-    torch.backends.cudnn.benchmark_limit = SEARCHED
+    torch.backends.cudnn.benchmark_limit = MAX_ALGORITHMS
     torch.backends.cudnn.deterministic = True  # the same images give the same bits
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 has the 10 bits of fp16
 
 
-def choose_batch_size(wanted: int | None, free_bytes: int, multiprocessors: int) -> int:
+def choose_batch_size(asked_for: int | None, free_bytes: int, multiprocessors: int) -> int:
     """The number of images that the device takes at once.
 
     Args:
-        wanted: what the user says; None: 256 on a large device, 128 on a middle one, 64 on a small one or a slice.
-        free_bytes: of the device's memory.
-        multiprocessors: of the device, or of the slice of it.
+        asked_for: by the user; None: 256 on a large device, 128 on a middle one, 64 on a small one or on a slice.
+        free_bytes: free memory of the device.
+        multiprocessors: of the device, or of the slice.
     """
     usual = 256 if multiprocessors >= 60 else 128 if multiprocessors >= 48 else 64
-    return largest_batch_that_fits(wanted or usual, free_bytes)
+    return largest_batch_that_fits(asked_for or usual, free_bytes)
 
 
 def largest_batch_that_fits(batch_size: int, free_bytes: int) -> int:
-    """`batch_size`, halved until what lies between the layers takes at most half of the device's free memory."""
+    """`batch_size`, halved until the values between the layers take at most half of the free memory."""
     while batch_size > 1 and batch_size * ACTIVATION_BYTES > free_bytes // 2:
         batch_size //= 2
     return batch_size

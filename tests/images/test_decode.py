@@ -394,7 +394,8 @@ def test_a_photograph_cut_at_any_marker_is_rejected(name: str) -> None:
         assert run(encoded)[0].error is None
         for match in re.finditer(rb"\xff[\xc0-\xfe]", encoded):
             for length in (match.start(), match.start() + 1, match.end()):
-                assert run(encoded[:length])[0].error in ("truncated", "not_an_image", "empty") or length >= len(encoded)
+                assert run(encoded[:length])[0].error in ("truncated", "not_an_image",
+                                                          "empty") or length >= len(encoded)
 
 
 def test_a_jpeg_cut_and_ended_is_rejected() -> None:

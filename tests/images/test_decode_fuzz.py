@@ -1,4 +1,4 @@
-"""Small images of every format, changed at random: `decode` gives a reason or the pixels that Pillow gives, and soon."""
+"""Small images of every format, changed at random: `decode` soon gives a reason, or the same pixels as Pillow."""
 
 import io
 import random

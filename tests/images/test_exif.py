@@ -90,7 +90,8 @@ def tiff(order: str, orientation: tuple[bytes, bytes] | None, *others: tuple[int
     entries[258] = struct.pack(order + "HHII", 258, 3, 3, at)
     outside += pixels
     if orientation is not None:
-        entries[274] = orientation[0][:8] + struct.pack(order + "I", at + len(outside)) if orientation[1] else orientation[0]
+        entries[274] = orientation[0][:8] + struct.pack(order + "I",
+                                                        at + len(outside)) if orientation[1] else orientation[0]
         outside += orientation[1]
     for tag, kind, value in others:
         inline = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack(order + "I", at + len(outside))
@@ -155,14 +156,17 @@ def test_every_place(order: str, value: int) -> None:
     app1, other = segment(b"Exif\0\0" + exif), segment(b"Exif\0\0" + block(order, value=3))
     element, attribute = xmp(value, ">{}</tiff:Orientation><x"), xmp(value)
     places = [
-        JPEG[:2] + app1 + JPEG[2:], jpeg(b"\xff" * 5 + app1), jpeg(b"\xff", app1, b"\xff\xff"), JPEG[:2] + b"\xff" * 9 + JPEG[2:20]
+        JPEG[:2] + app1 + JPEG[2:], jpeg(b"\xff" * 5 + app1), jpeg(b"\xff", app1, b"\xff\xff"),
+        JPEG[:2] + b"\xff" * 9 + JPEG[2:20]
         + app1 + JPEG[20:], jpeg(segment(b"something else"), app1), jpeg(segment(b"\xff\xda\xff\xd9", 0xFE), app1),
         jpeg(app1, other), jpeg(other, app1), jpeg(segment(b"Exif\0\0" + exif[:17]), segment(b"Exif\0\0" + exif[17:])),
-        jpeg(segment(XMP_HEAD + attribute)), jpeg(segment(XMP_HEAD + element)), jpeg(b"\xff", segment(XMP_HEAD + element)),
+        jpeg(segment(XMP_HEAD + attribute)), jpeg(segment(XMP_HEAD + element)),
+        jpeg(b"\xff", segment(XMP_HEAD + element)),
         jpeg(segment(XMP_HEAD + xmp(3)), segment(XMP_HEAD + attribute)), jpeg(app1, segment(XMP_HEAD + xmp(3))),
         jpeg(segment(b"Exif\0\0broken"), segment(XMP_HEAD + attribute)), jpeg(b"junk", app1),
         save(TINY.convert("CMYK"), "JPEG", quality=95, exif=b"Exif\0\0" + exif),
-        save(TINY, "JPEG", quality=95, exif=b"Exif\0\0" + exif, progressive=True), save(TINY, "MPO", exif=b"Exif\0\0" + exif),
+        save(TINY, "JPEG", quality=95, exif=b"Exif\0\0" + exif, progressive=True),
+        save(TINY, "MPO", exif=b"Exif\0\0" + exif),
         png(chunk(b"eXIf", exif)), png(b"", chunk(b"eXIf", exif)), png(chunk(b"eXIf", b"Exif\0\0" + exif)),
         png(chunk(b"zTXt", packed(raw_profile(exif)))), png(b"", chunk(b"tEXt", raw_profile(exif))),
         png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + attribute)),
@@ -171,11 +175,13 @@ def test_every_place(order: str, value: int) -> None:
         png(chunk(b"tEXt", b"XML:com.adobe.xmp\0" + attribute)), png(chunk(b"tEXt", b"exif\0" + exif)),
         save(TINY, "WEBP", lossless=True, exif=exif), save(TINY, "WEBP", lossless=True, exif=b"Exif\0\0" + exif),
         save(TINY, "WEBP", lossless=True, xmp=attribute), save(TINY, "WEBP", quality=100, xmp=element),
-        tiff(order, entry(order, 3, 1, value, 0)), tiff(order, None, (700, 1, attribute)), tiff(order, None, (700, 7, element)),
+        tiff(order, entry(order, 3, 1, value, 0)), tiff(order, None, (700, 1, attribute)),
+        tiff(order, None, (700, 7, element)),
         tiff(order, entry(order, 3, 1, value, 0), (700, 1, xmp(3))),
         tiff(order, entry(order, 3, 1, value, 0), (34665, 4, struct.pack(order + "I", 2**32 - 1))),
         save(TINY, "TIFF", exif=_exif(value), save_all=True, append_images=[TINY.rotate(90, expand=True)]),
-        save(TINY, "TIFF", exif=_exif(value % 8 + 1), compression="tiff_lzw"), save(TINY, "TIFF", exif=_exif(value), big_tiff=True),
+        save(TINY, "TIFF", exif=_exif(value % 8 + 1), compression="tiff_lzw"),
+        save(TINY, "TIFF", exif=_exif(value), big_tiff=True),
         gif(attribute)]
     for encoded in places:
         assert_as_pillow(encoded, True)
@@ -189,7 +195,8 @@ def _exif(value: int) -> Image.Exif:
 
 @pytest.mark.parametrize("encoded", [
     tiff("<", None, (700, 2, xmp(6))), tiff("<", None, (700, 4, xmp(6).ljust(80)[:80])),  # text, numbers
-    tiff("<", entry("<", 3, 1, 1, 0), (34665, 9, struct.pack("<i", -5))), jpeg(segment(b"Exif\0\0" + b"II+\0" + b"\xff" * 9)),
+    tiff("<", entry("<", 3, 1, 1, 0), (34665, 9, struct.pack("<i", -5))),
+    jpeg(segment(b"Exif\0\0" + b"II+\0" + b"\xff" * 9)),
     png(chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 9\nnot hex\n")), png(chunk(b"tEXt", b"xmp\0" + xmp(6))),
     png(chunk(b"zTXt", packed(b"exif\0" + block()))), png(chunk(b"eXIf", b"")), png(chunk(b"zTXt", b"exif\0\7broken"))])
 def test_what_breaks_pillow_is_upright(encoded: bytes) -> None:

@@ -38,20 +38,28 @@ KINDS = {
     "JPEG 2000 codestream": save(SMALL, "JPEG2000", no_jp2=True), "JPEG XL": b"\xff\x0a\xfa\x7f" + bytes(90),
     "JPEG XL in boxes": b"\0\0\0\x0cJXL \r\n\x87\n" + box(b"jxl "), "JPEG XR": b"II\xbc\1\x20\0\0\0" + bytes(90),
     "Photoshop": b"8BPS\0\1" + bytes(90), "icon": save(SMALL, "ICO"), "icon of macOS": save(SMALL, "ICNS"),
-    "cursor": b"\0\0\2\0\1\0\x20\x20\0\0\1\0\1\0" + bytes(90), "SVG": b'<?xml version="1.0"?>\n<!-- a > b -->\n<svg width="9">',
+    "cursor": b"\0\0\2\0\1\0\x20\x20\0\0\1\0\1\0" + bytes(90),
+    "SVG": b'<?xml version="1.0"?>\n<!-- a > b -->\n<svg width="9">',
     "SVG alone": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "EPS": save(SMALL, "EPS"), "PPM": save(SMALL, "PPM"),
     "PGM in text": b"P2\n# a comment\n3 2\n255\n0 1 2 3 4 5", "PCX": save(SMALL, "PCX"), "SGI": save(SMALL, "SGI"),
-    "DDS": save(SMALL, "DDS"), "QOI": save(SMALL, "QOI"), "OpenEXR": b"v/1\1\2\0\0\0" + bytes(90), "HDR": b"#?RADIANCE\nFORMAT=",
-    "DICOM": bytes(128) + b"DICM" + bytes(90), "FITS": b"SIMPLE  =                    T", "GIMP": b"gimp xcf v011\0" + bytes(90),
-    "RW2": b"IIU\0\x18\0\0\0" + bytes(90), "ORF": b"IIRO\x08\0\0\0" + bytes(90), "RAF": b"FUJIFILMCCD-RAW 0201" + bytes(90),
+    "DDS": save(SMALL, "DDS"), "QOI": save(SMALL, "QOI"), "OpenEXR": b"v/1\1\2\0\0\0" + bytes(90),
+    "HDR": b"#?RADIANCE\nFORMAT=",
+    "DICOM": bytes(128) + b"DICM" + bytes(90), "FITS": b"SIMPLE  =                    T",
+    "GIMP": b"gimp xcf v011\0" + bytes(90),
+    "RW2": b"IIU\0\x18\0\0\0" + bytes(90), "ORF": b"IIRO\x08\0\0\0" + bytes(90),
+    "RAF": b"FUJIFILMCCD-RAW 0201" + bytes(90),
     "MNG": b"\x8aMNG\r\n\x1a\n" + bytes(90), "PNG of iOS": PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:],
     "XPM": b"/* XPM */\nstatic char *a[] = {", "metafile": b"\xd7\xcd\xc6\x9a" + bytes(90),
 }
 NO_KINDS = {
-    "text": b"P1 is what the plan says. " * 9, "letter": b"BM and I", "HTML": b"<!DOCTYPE html>\n<html><svg></svg></html>",
-    "XML": b"<?xml version='1.0'?><rss></rss>", "zip": zipped(), "video": box(b"isom", b"isom", b"iso2", b"avc1", b"mp41"),
-    "QuickTime": box(b"qt  ", b"qt  "), "sound": b"RIFF\0\1\0\0WAVEfmt " + bytes(90), "JSON": b'{"a": "<svg"}', "PDF": b"%PDF-1.7\n",
-    "gzip": b"\x1f\x8b\x08\0" + bytes(90), "zeros": bytes(999), "MPEG": b"\0\0\1\xba" + bytes(90), "font": b"\0\1\0\0" + bytes(90),
+    "text": b"P1 is what the plan says. " * 9, "letter": b"BM and I",
+    "HTML": b"<!DOCTYPE html>\n<html><svg></svg></html>",
+    "XML": b"<?xml version='1.0'?><rss></rss>", "zip": zipped(),
+    "video": box(b"isom", b"isom", b"iso2", b"avc1", b"mp41"),
+    "QuickTime": box(b"qt  ", b"qt  "), "sound": b"RIFF\0\1\0\0WAVEfmt " + bytes(90), "JSON": b'{"a": "<svg"}',
+    "PDF": b"%PDF-1.7\n",
+    "gzip": b"\x1f\x8b\x08\0" + bytes(90), "zeros": bytes(999), "MPEG": b"\0\0\1\xba" + bytes(90),
+    "font": b"\0\1\0\0" + bytes(90),
     "program": b"\x7fELF" + bytes(90), "JPEG without its start": JPEG[2:], "end of a JPEG": b"\xff\xd8\xff\xd9",
 }
 
@@ -78,7 +86,7 @@ def test_jpegs_of_more_than_8_bits(bits: int) -> None:
 
 
 def tiff(*changed: tuple[int, int], pixels_HWC: np.ndarray | None = None) -> bytes:
-    """With tags changed to these numbers, and 339 (the kind of sample) instead of 278 (rows of a strip) if that is named."""
+    """A TIFF with changed tags. If 339 (the kind of sample) is named, it replaces 278 (rows of a strip)."""
     encoded = bytearray(plain_tiff(np.asarray(SMALL) if pixels_HWC is None else pixels_HWC, "<", 2))
     for tag, value in changed:
         at = next(at for at in range(10, 10 + 9 * 12, 12) if struct.unpack_from("<H", encoded, at) == (
@@ -122,7 +130,8 @@ def test_bmps_of_rare_kinds() -> None:
 @pytest.mark.parametrize("kind", [b"tEXt", b"gAMA", b"iCCP", b"ouRs", b"PLTE", b"IDAT"])
 def test_a_wrong_checksum_in_a_png(kind: bytes) -> None:
     rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(SMALL))
-    data = {b"tEXt": b"a\0b", b"gAMA": b"\0\0\xb1\x8f", b"iCCP": b"a\0\0" + zlib.compress(b"a"), b"PLTE": bytes(9)}.get(kind, b"")
+    data = {b"tEXt": b"a\0b", b"gAMA": b"\0\0\xb1\x8f", b"iCCP": b"a\0\0" + zlib.compress(b"a"),
+            b"PLTE": bytes(9)}.get(kind, b"")
     sound = png(96, 64, 8, 2, rows, *([(kind, data)] if kind != b"IDAT" else []))
     assert run(sound)[0].error is None
     at = sound.index(kind)

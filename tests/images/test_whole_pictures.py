@@ -27,7 +27,8 @@ def assert_same_as(encoded: bytes, plain: bytes) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 30}])
-@pytest.mark.parametrize("junk", [bytes(31), b"\x5a" * 9, b"\xff\0" * 40, b"\xff\0\x12" * 700 + b"\xff\xff\xff", bytes(70_000)])
+@pytest.mark.parametrize("junk", [bytes(31), b"\x5a" * 9, b"\xff\0" * 40, b"\xff\0\x12" * 700 + b"\xff\xff\xff",
+                                  bytes(70_000)])
 def test_bytes_between_the_last_line_and_the_end_of_a_jpeg(junk: bytes, options: dict) -> None:
     encoded = save(SMALL, "JPEG", **options)
     assert_same_as(encoded[:-2] + junk + encoded[-2:], encoded)
@@ -41,7 +42,8 @@ def test_such_bytes_do_not_stand_for_lines_that_are_missing() -> None:
     assert run(encoded[:restart] + bytes(31) + encoded[restart:])[0] == (451, 300, "corrupt")
 
 
-@pytest.mark.parametrize("between", [b"\xff" * 3, b"\0\0", b"junk", b"\xff\0", segment(SCANS, 0xFE), segment(b"\xff\xd9" * 99, 0xE5)])
+@pytest.mark.parametrize("between", [b"\xff" * 3, b"\0\0", b"junk", b"\xff\0", segment(SCANS, 0xFE),
+                                     segment(b"\xff\xd9" * 99, 0xE5)])
 def test_bytes_between_the_segments_of_a_jpeg(between: bytes) -> None:
     for encoded in (JPEG, PROGRESSIVE, save(SMALL.convert("CMYK"), "JPEG"), save(SMALL.convert("L"), "JPEG")):
         for at in (20, encoded.index(b"\xff\xdb"), encoded.index(b"\xff\xc4"), encoded.index(b"\xff\xda")):
@@ -90,7 +92,7 @@ def test_no_number_of_segments_takes_long() -> None:
 
 
 def lossless(image: Image.Image) -> bytes:
-    """A JPEG of process 14 (ITU T.81, annex H), each sample from its left neighbour; four bits tell a difference's length."""
+    """A JPEG of process 14 (ITU T.81, annex H): samples from their left neighbours, lengths in 4 bits."""
     samples_HWC = np.asarray(image).reshape(image.height, image.width, -1).astype(int)
     height, width, channels = samples_HWC.shape
     before_HWC = np.empty_like(samples_HWC)
@@ -128,7 +130,8 @@ CHUNKS = {
     "profile": chunk(b"iCCP", PROFILE), "many texts": chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000))) * 70,
     "EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(TEXT)),
     "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(TEXT)),
-    "unknown packing": chunk(b"zTXt", b"a\0\7aaa"), "short gamma": chunk(b"gAMA", b"\0"), "broken profile": chunk(b"iCCP", b"a\0\1"),
+    "unknown packing": chunk(b"zTXt", b"a\0\7aaa"), "short gamma": chunk(b"gAMA", b"\0"),
+    "broken profile": chunk(b"iCCP", b"a\0\1"),
     "of our own": chunk(b"ouRs", bytes(9)), "no frames": chunk(b"fcTL", bytes(26)),
 }
 

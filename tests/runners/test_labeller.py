@@ -146,7 +146,7 @@ def test_a_processor_has_one_runner(state: dict[str, Tensor]) -> None:
         labeller = Labeller(state, "cpu", "fp32", num_threads=2, runner=name)
         assert (labeller.runner, labeller.runner_note, labeller.num_top, labeller.precision) == ("cpu", "", 5, "fp32")
         assert labeller.slots_for(7) == 7 and labeller.batch_size == 8
-    with pytest.raises(UserError, match="--runner fast: .* needs a CUDA device"):
+    with pytest.raises(UserError, match=r"--runner fast: .* needs a CUDA device"):
         Labeller(state, "cpu", "fp32", runner="fast")
 
 

@@ -84,7 +84,7 @@ def test_calls_at_the_same_time(device: StandIn, runner: str, threads: int) -> N
 @pytest.mark.parametrize(("kind", "at"), [("copy", 1), ("copy", 2), ("copy", 3), ("replay", 1), ("synchronize", 1)])
 def test_a_call_that_fails_leaves_the_next_ones_right(device: StandIn, kind: str, at: int) -> None:
     found = labeller("fast")
-    for turn in range(2 * on_cuda.SLOTS):  # each place fails, and comes back
+    for turn in range(2 * on_cuda.NUM_SLOTS):  # each place fails, and comes back
         device.fail(kind, at)
         with pytest.raises(RuntimeError, match=f"{kind} failed"):
             found(IMAGES[turn:turn + 5])
@@ -105,14 +105,16 @@ def test_no_thread_spins(device: StandIn) -> None:
         torch.cuda.Event().synchronize()
     run = labeller("fast").run
     assert isinstance(run, FastCuda)
-    slots = [run.slots.get() for _ in range(on_cuda.SLOTS)]
-    assert all(event.blocking for slot in slots if slot for event in (slot.copied, slot.done))  # type: ignore[attr-defined]
+    slots = [run.slots.get() for _ in range(on_cuda.NUM_SLOTS)]
+    assert all(event.blocking for slot in slots if slot
+               for event in (slot.copied, slot.done))  # type: ignore[attr-defined]
 
 
 def test_a_start_captures_each_size_once(device: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     forward = TinyNetwork.forward
-    monkeypatch.setattr(TinyNetwork, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(TinyNetwork, "forward", lambda self, x: passes.append(len(x))
+                        or forward(self, x))  # type: ignore[func-returns-value]
     searched: list[tuple[bool, int]] = []
     capture = FastCuda._capture
 
@@ -122,8 +124,8 @@ def test_a_start_captures_each_size_once(device: StandIn, monkeypatch: pytest.Mo
     monkeypatch.setattr(FastCuda, "_capture", spy)
     FastCuda(TinyNetwork(tiny_state(), torch.float16, 5), BATCH)  # type: ignore[arg-type]
     assert device.calls["capture"] == 1 + 3  # the first fills memory with NaN
-    assert sorted(passes) == sorted([8, 4, 2] * (on_cuda.WARM_UPS + 1)) and len(passes) < 10
-    assert searched == [(True, on_cuda.SEARCHED)] * 3 and 0 < on_cuda.SEARCHED < 10
+    assert sorted(passes) == sorted([8, 4, 2] * (on_cuda.NUM_WARM_UPS + 1)) and len(passes) < 10
+    assert searched == [(True, on_cuda.MAX_ALGORITHMS)] * 3 and 0 < on_cuda.MAX_ALGORITHMS < 10
     assert not torch.backends.cudnn.benchmark and torch.backends.cudnn.deterministic
 
 
@@ -139,7 +141,8 @@ def test_the_fused_layer_reads_no_memory_that_nobody_wrote(device: StandIn) -> N
 
 @pytest.mark.parametrize(("runner", "precision", "fused"), [
     ("fast", "fp16", True), ("fast", "bf16", True), ("fast", "fp32", False), ("plain", "fp16", False)])
-def test_only_the_fast_runner_in_half_precision_fuses(device: StandIn, runner: str, precision: str, fused: bool) -> None:
+def test_only_the_fast_runner_in_half_precision_fuses(device: StandIn, runner: str, precision: str,
+                                                      fused: bool) -> None:
     layers = [layer for layer in labeller(runner, precision).run.network.modules() if isinstance(layer, FoldedConv)]
     assert [layer.zeros is not None for layer in layers] == [fused]
 
@@ -173,7 +176,8 @@ def drifting(device: StandIn) -> Callable[[Tensor], Tensor]:
 
 
 FAULTS: dict[str, tuple[str, Callable[[StandIn], object]]] = {
-    "a capture raises": ("it raised RuntimeError: CUDA error: capture failed", lambda device: device.fail("capture", 2)),
+    "a capture raises": ("it raised RuntimeError: CUDA error: capture failed",
+                         lambda device: device.fail("capture", 2)),
     "a replay raises": ("it raised RuntimeError: CUDA error: replay failed", lambda device: device.fail("replay", 4)),
     "a copy raises": ("it raised RuntimeError: CUDA error: copy failed", lambda device: device.fail("copy", 7)),
     "wrong": ("an embedding has cosine .* the least is 0.9999", lambda device: setattr(device, "fault", shuffled)),
@@ -260,7 +264,7 @@ def test_inception_v4_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(layer.zeros is not None for layer in found.run.network.modules() if isinstance(layer, FoldedConv)) == 149
     with torch.inference_mode():
         embedding_ND = UintNetwork(state, torch.float32, 5)(torch.tensor(IMAGES[:3])).numpy()[:, 10:]
-    assert probe._cosine(found(IMAGES[:3])[:, 10:], embedding_ND).min() >= 0.9999
+    assert probe.row_cosines(found(IMAGES[:3])[:, 10:], embedding_ND).min() >= 0.9999
 
 
 def test_the_batch_size_follows_the_device() -> None:
@@ -273,7 +277,7 @@ def test_the_batch_size_follows_the_device() -> None:
 
 def test_cosines() -> None:
     a, b = np.array([[1.0, 0], [0, 0], [0, 0], [3, 4]]), np.array([[2.0, 0], [0, 0], [1, 0], [-3, -4]])
-    np.testing.assert_allclose(probe._cosine(a, b), [1, 1, 0, -1])
+    np.testing.assert_allclose(probe.row_cosines(a, b), [1, 1, 0, -1])
 
 
 @pytest.mark.parametrize("runner", ["fast", "plain"])

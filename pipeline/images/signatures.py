@@ -1,7 +1,8 @@
-"""The first bytes of a file -> what kind of image it is, if it is one.
+"""The first bytes of a file -> the format of the image.
 
-In: the bytes. Out: a name: of `READ`, or of a well-known kind that is not read; None for text, archives, video and the
-rest. Not here: whether the rest of the file is what its first bytes say. A PDF is a document.
+In: the bytes. Out: the name of a format that is read or of a well-known format that is not read; None for text,
+archives, video, documents and everything else.
+Not here: whether the rest of the file is sound.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 
 READ = {
     "JPEG": rb"\xff\xd8\xff", "PNG": rb"\x89PNG\r\n\x1a\n(?!....CgBI)", "WebP": rb"RIFF....WEBP", "BMP": rb"BM",
-    "GIF": rb"GIF8[79]a", "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",  # + is BigTIFF
+    "GIF": rb"GIF8[79]a", "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",  # with a plus sign: BigTIFF
 }
 NOT_READ = {
     "AVIF, HEIF, JPEG 2000, JPEG XL or Canon's CR3, by the brands of ISO 14496-12": rb"....ftyp(?:....){0,20}?"
@@ -45,7 +46,7 @@ NOT_READ = {
 _SIGNATURES = [(name, re.compile(pattern, re.DOTALL)) for name, pattern in (READ | NOT_READ).items()]
 
 
-def kind_of(encoded: bytes) -> str | None:
-    """A key of `READ` or of `NOT_READ`; None for what is no image that is known."""
+def detect_image_format(encoded: bytes) -> str | None:
+    """A key of `READ` or of `NOT_READ`; None if the bytes begin no known format."""
     head = encoded[:2048]
     return next((name for name, signature in _SIGNATURES if signature.match(head)), None)
