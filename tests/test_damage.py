@@ -12,7 +12,7 @@ from pipeline.ask.query import connect
 from pipeline.ask.verify import verify
 from pipeline.config import Config
 from pipeline.errors import JobError
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
 from pipeline.run import night
@@ -26,7 +26,7 @@ from pipeline.tables.counts import Counts
 from pipeline.tables.label_files import ShardVersion
 from pipeline.tables.layout import report_uri
 from pipeline.truth.evaluate import evaluate
-from pipeline.truth.matching import SAID
+from pipeline.truth.matching import GIVEN_TRUTHS
 from pipeline.truth.sources import Truth
 from tests.run.test_night import NOW
 from tests.stages.test_commit import rows_between
@@ -98,7 +98,7 @@ def test_a_damaged_file_stops_no_night(made, tmp_path, kind, damage):
     proof = verify(config.input, config.output, None, Inputs(None, None, 10**6, None))
     assert proof.num_rows == (0 if kind == "table" else 4) and any("unreadable" in one for one in proof.problems) == (kind == "table")
     for read in (lambda: history.read_settings(config.output, model), lambda: connect(config.output).sql("SELECT count(*) FROM labels").fetchall(),
-                 lambda: evaluate(config.output, model, lambda _: Truth("t", pa.table([[None], ["k0"], ["0"], [False], [None]], schema=SAID)))):
+                 lambda: evaluate(config.output, model, lambda _: Truth("t", pa.table([[None], ["k0"], ["0"], [False], [None]], schema=GIVEN_TRUTHS)))):
         try:
             read()
         except JobError as error:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.config import Config
 from pipeline.images.decode import REASONS, decode
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.stages.batch import samples_of, segments_of
 from pipeline.stages.read import Reader
 from pipeline.tables.layout import labels_uri

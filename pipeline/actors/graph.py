@@ -23,7 +23,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from pipeline.actors.pools import Pools
 from pipeline.config import Config
 from pipeline.formats.loose import GROUPS
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.stages.batch import IMAGE_BYTES
 from pipeline.stages.commit import Committer
 from pipeline.stages.label import LabelsImages, LabelStage

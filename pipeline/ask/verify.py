@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from pipeline.config import check_uri
 from pipeline.formats.left_out import LeftOut
-from pipeline.formats.tar import ShardUnreadable
-from pipeline.inputs.find import Inputs, find_shards
+from pipeline.formats.samples import ShardUnreadable
+from pipeline.inputs.find import find_shards
+from pipeline.inputs.read import Inputs
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.read_parquet import read_table

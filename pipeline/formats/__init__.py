@@ -1,0 +1,1 @@
+"""The formats of shards: an open shard -> its samples."""

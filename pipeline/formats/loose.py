@@ -1,10 +1,11 @@
-"""Loose image files -> groups that stand for shards, and their samples.
+"""Loose image files -> groups that stand for shards, and the samples of a group.
 
-In: a listing with times. Out: `GROUPS`: a shard of about a thousand files each; and the samples of one.
-Files are taken in order of their last change, so what is new comes last and redoes the last group only; a file that is
-changed or removed redoes the group it was in. A group begins where a file's path says so (its CRC divides by
-`FILES_EACH`), never by counting from the start: what happens in one group moves no border of another.
-Not here: decoding, and what is pending.
+In: a listing with times. Out: a table of `GROUPS`, a group for about a thousand files each; the samples of one group.
+The files are ordered by the time of their last change. So new files come last, and only the last group is labelled
+again. A file that is changed or removed causes only its own group to be labelled again.
+A group begins at a file whose path says so: the CRC of the path can be divided by `FILES_EACH`. Groups are not counted
+from the start, so a change in one group moves no border of another.
+Not here: decoding; which groups are pending.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from itertools import pairwise
 
 import pyarrow as pa
 
-from pipeline.formats.tar import Sample
+from pipeline.formats.samples import Sample
 from pipeline.store.listing import FILES
 from pipeline.store.local_files import MISSING, REFUSED
 from pipeline.store.retry import Replaced, with_retries
 from pipeline.store.storage import child, is_no_file, open_read
 
 MEMBERS = pa.list_(pa.struct(list(FILES)))
-GROUPS = pa.schema([*FILES, ("members", MEMBERS)])  # path: the group's name; size: of all; etag: of the list of members
-FILES_EACH, MOST_EACH = 1000, 4000
-NOT_READ = {MISSING: "not_a_file", REFUSED: "unreadable"}  # the reason code by what stands instead of an etag
+# path: the name of the group; size: bytes of all members; etag: a digest of the list of members
+GROUPS = pa.schema([*FILES, ("members", MEMBERS)])
+FILES_EACH, MAX_FILES_EACH = 1000, 4000
+NOT_READ = {MISSING: "not_a_file", REFUSED: "unreadable"}  # reason code of each mark that a listing has for an etag
 READS_AT_ONCE = 8
-AHEAD_BYTES = 2**26
+MAX_BYTES_AHEAD = 2**26
 
 
 def group_files(files: pa.Table) -> pa.Table:
@@ -38,70 +40,80 @@ def group_files(files: pa.Table) -> pa.Table:
 
 
 def group_ordered_files(ordered: pa.Table) -> pa.Table:
-    """The groups of a table of `FILES` whose order is kept."""
+    """The groups of a table of `FILES`, in its order, as a table of `GROUPS`."""
     paths, sizes, etags = (ordered[name].to_pylist() for name in FILES.names)
     starts: list[int] = []
     for at, path in enumerate(paths):
-        if not starts or path and zlib.crc32(path.encode()) % FILES_EACH == 0 or at - starts[-1] == MOST_EACH:
+        begins_group = path and zlib.crc32(path.encode()) % FILES_EACH == 0
+        if not starts or begins_group or at - starts[-1] == MAX_FILES_EACH:
             starts.append(at)
     bounds = [*starts, len(paths)]
     names, versions = [], []
     for start, stop in pairwise(bounds):
         names.append(f"images-{hashlib.sha256(paths[start].encode()).hexdigest()[:12] if start else 'first'}")
-        listed = "".join(f"{paths[at]}\0{sizes[at]}\0{etags[at]}\n" for at in range(start, stop))
-        versions.append(hashlib.sha256(listed.encode()).hexdigest()[:32])
+        lines = "".join(f"{paths[at]}\0{sizes[at]}\0{etags[at]}\n" for at in range(start, stop))
+        versions.append(hashlib.sha256(lines.encode()).hexdigest()[:32])
     files = ordered.select(FILES.names).combine_chunks().to_struct_array().combine_chunks()
     members = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), files, type=MEMBERS)
-    return pa.table([names, [sum(sizes[start:stop]) for start, stop in pairwise(bounds)], versions, members], schema=GROUPS)
+    group_bytes = [sum(sizes[start:stop]) for start, stop in pairwise(bounds)]
+    return pa.table([names, group_bytes, versions, members], schema=GROUPS)
 
 
 def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> Iterator[Sample]:
-    """The files of a group as samples, their keys their paths (of a manifest: URIs); some files are read ahead.
+    """The files of a group as samples. Some files are read ahead.
 
-    A file that is gone has error `not_a_file`, one that may not be read `unreadable`, one of another version than was listed
-    `replaced`: it must not stop the others, and changes the group's version in the next listing.
+    The key of a sample is the path of its file, or its URI if a manifest lists it.
+
+    A fault of one file does not stop the others. The sample has an error: `not_a_file` if the file is gone,
+    `unreadable` if it may not be read, `replaced` if it has another version than was listed, `too_large` if it has
+    more than `max_bytes`. Each of the first three gives the group another version in the next listing.
+
+    Raises:
+        OSError: another failure of the store.
     """
     with ThreadPoolExecutor(READS_AT_ONCE, "fetch") as pool:
-        coming: deque[tuple[Sample, int, Future[bytes] | None]] = deque()
-        ahead = 0
+        waiting: deque[tuple[Sample, int, Future[bytes] | None]] = deque()  # sample, bytes to read, reading
+        bytes_ahead = 0
         try:
             for index, member in enumerate(members):
                 path, size, etag = str(member["path"]), int(str(member["size"])), str(member["etag"])
                 error = NOT_READ.get(etag) or ("too_large" if size > max_bytes else None)
                 uri = path if "://" in path or path.startswith("/") else child(root, path)
-                coming.append((Sample(index, path, b"", error), 0 if error else size,
-                               None if error else pool.submit(_read, uri, etag)))
-                ahead += coming[-1][1]
-                while ahead > AHEAD_BYTES or len(coming) > 4 * READS_AT_ONCE:
-                    ahead -= coming[0][1]
-                    yield _taken(coming)
-            while coming:
-                yield _taken(coming)
+                waiting.append((Sample(index, path, b"", error), 0 if error else size,
+                                None if error else pool.submit(_read, uri, etag)))
+                bytes_ahead += waiting[-1][1]
+                while bytes_ahead > MAX_BYTES_AHEAD or len(waiting) > 4 * READS_AT_ONCE:
+                    bytes_ahead -= waiting[0][1]
+                    yield _finish_first(waiting)
+            while waiting:
+                yield _finish_first(waiting)
         finally:
-            for *_, read in coming:
-                if read:
-                    read.cancel()
+            for *_, reading in waiting:
+                if reading:
+                    reading.cancel()
 
 
-def _taken(coming: deque[tuple[Sample, int, Future[bytes] | None]]) -> Sample:
-    sample, _, read = coming.popleft()
-    if read is None:
+def _finish_first(waiting: deque[tuple[Sample, int, Future[bytes] | None]]) -> Sample:
+    """Remove the first sample from the queue and return it with its bytes, or with an error."""
+    sample, _, reading = waiting.popleft()
+    if reading is None:
         return sample
     try:
-        return Sample(sample.index, sample.key, read.result(), None)
+        return Sample(sample.index, sample.key, reading.result(), None)
     except Replaced:
         error = "replaced"
     except PermissionError:
         error = "unreadable"
-    except OSError as failed:
-        if not is_no_file(failed):
+    except OSError as failure:
+        if not is_no_file(failure):
             raise
         error = "not_a_file"
     return Sample(sample.index, sample.key, b"", error)
 
 
 def _read(uri: str, etag: str) -> bytes:
-    def whole() -> bytes:
+    """The bytes of a file. Raises Replaced if the file has another version."""
+    def read_whole() -> bytes:
         with open_read(uri) as (file, version):
             if version.etag != etag:
                 raise Replaced(f"{uri} was replaced since it was listed")
@@ -110,4 +122,4 @@ def _read(uri: str, etag: str) -> bytes:
             raise ConnectionError(f"{uri}: the store sent {len(data)} bytes instead of {version.size}")
         return data
 
-    return with_retries(whole)
+    return with_retries(read_whole)

@@ -1,10 +1,11 @@
 """A tar stream -> samples, in the order of the tar.
 
-In: an open file of a tar shard (plain, gzip, bzip2, xz or zstd, told by its first bytes).
-Out: `Sample`s: one for each key that has an image, by WebDataset's rule (a key is the member's path up to the
-first dot of its base name; neighbours with the same key are one sample; its first image counts, or the one that is asked for).
-On request with the text of the member that holds the truth. Counted: what gives no sample and belongs to none.
-Not here: compression, the format of headers, and decoding. Members are streamed, nothing is extracted to disk.
+In: an open tar shard: plain, gzip, bzip2, xz or zstd. Its first bytes say which.
+Out: one `Sample` for each key that has an image. The rule is WebDataset's: the key is the path of a member up to the
+first dot of its base name. Neighbours with the same key are one sample. The first image of a key counts, or the image
+with the suffix that the caller asks for. On request a sample has the text of the member with the truth.
+Members that give no sample and belong to no image are counted.
+Not here: compression, the format of headers, decoding. Members are streamed; nothing is extracted to disk.
 """
 
 from __future__ import annotations
@@ -12,100 +13,74 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 from pipeline.formats.compression import Undecodable, detect_packing, unpack
 from pipeline.formats.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
+from pipeline.formats.samples import KeyTruth, Sample, ShardUnreadable, parse_key_truth
 from pipeline.formats.tar_headers import BLOCK_BYTES, explain_end, is_header, open_tar
 from pipeline.model.spelling import read_name
 from pipeline.store.contents import name_contents
 from pipeline.store.uris import printable
 
-TRUTH_BYTES = 2**12
+MAX_TRUTH_BYTES = 2**12
 SHARD_NAME = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst)$", re.IGNORECASE)
-# Leftovers of other tools, and what is hidden: a dot before a name or a folder.
+# Files that other tools leave behind, and hidden files and folders: their names begin with a dot.
 _HIDDEN = re.compile(r"(^|/)(\.[^/.][^/]*|__MACOSX|@eaDir|_temporary|_delta_log)/|(^|/)\.[^/]*$", re.DOTALL)
 _KEY = re.compile(r"^((?:.*/)?[^./][^./]*)\.[^/]*$", re.DOTALL)  # webdataset.tariterators.base_plus_ext
 
 
-class ShardUnreadable(Exception):
-    """The shard cannot be read to its end; the message says why. Its samples so far are not the whole."""
+def read_key_truths(file: IO[bytes], suffix: str | None, image_suffix: str | None = None) -> Iterator[KeyTruth]:
+    """The keys of a tar shard with their truths. The whole tar is read before the first one is yielded.
 
+    A text need not lie beside its image: the key joins the two.
 
-@dataclass(frozen=True)
-class Sample:
-    """An image and its key. `index`: ordinal in the shard. `error`: why there are no bytes, or None.
-
-    `truth`: what the input itself says the image shows, as it stands there, if that was asked for and it says something.
-    """
-
-    index: int
-    key: str
-    encoded: bytes
-    error: str | None
-    truth: str | None = None
-
-
-class Said(NamedTuple):
-    """What an input says of an image, or of a key that has none. `strange`: its own list of classes has no such one.
-
-    `spelling`: what stands there, where `truth` is spelled otherwise.
-    """
-
-    key: str
-    truth: str | None
-    strange: bool = False
-    is_image: bool = True
-    spelling: str | None = None
-
-
-def parse_said(key: str, text: str | None, is_image: bool = True) -> Said:
-    """What a text says of an image."""
-    name = None if text is None else read_name(text)
-    return Said(key, name, False, is_image, text if name is not None and text != name else None)
-
-
-def read_said(file: IO[bytes], suffix: str | None, image_suffix: str | None = None) -> Iterator[Said]:
-    """What the members of a tar shard say of its images, once all are read. A text may lie apart from its image: the key counts.
+    Args:
+        suffix: of the members with the truth; None: every truth is None.
+        image_suffix: as in `read_samples`.
 
     Raises: as `read_samples`.
     """
-    apart: list[tuple[str, str]] = []
-    samples = list(read_samples(file, 0, truth_suffix=suffix, image_suffix=image_suffix, apart=apart))
-    of_key = dict(apart)
+    lone_texts: list[tuple[str, str]] = []
+    samples = list(read_samples(file, 0, truth_suffix=suffix, image_suffix=image_suffix, lone_texts=lone_texts))
+    lone_text_of = dict(lone_texts)
     for sample in samples:
-        yield parse_said(sample.key, sample.truth or of_key.get(sample.key))
-    beside = {sample.key: sample.truth for sample in samples}
-    for key, truth in apart:
-        if key not in beside or truth != (beside[key] or of_key[key]):  # it is of no image, or says another thing of one
-            yield parse_said(key, truth, is_image=False)
+        yield parse_key_truth(sample.key, sample.truth or lone_text_of.get(sample.key))
+    text_beside = {sample.key: sample.truth for sample in samples}
+    for key, text in lone_texts:
+        # The text has no image, or it contradicts the text that its image has already.
+        if key not in text_beside or text != (text_beside[key] or lone_text_of[key]):
+            yield parse_key_truth(key, text, is_image=False)
 
 
 def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None,
                  truth_suffix: str | None = None, image_suffix: str | None = None, left_out: LeftOut | None = None,
-                 apart: list[tuple[str, str]] | None = None) -> Iterator[Sample]:
+                 lone_texts: list[tuple[str, str]] | None = None) -> Iterator[Sample]:
     """Stream the samples of a tar shard.
 
     Args:
-        file: the shard, open for reading in binary; need not seek.
-        max_bytes: an image of more encoded bytes is not read; its sample has error `too_large`.
-        max_samples: a shard of more is not read to its end.
-        truth_suffix: what follows the key's dot in the name of the member with the truth: `txt`, `cls`.
-        image_suffix: the same of the image that counts, where a key has several: `jpg`, `rgb.png`; None: the first.
+        file: the shard, open for reading in binary. It need not seek.
+        max_bytes: a larger image is not read; its sample has the error `too_large`.
+        max_samples: a shard with more samples is unreadable. None: any number.
+        truth_suffix: of the member with the truth: the part of its name behind the key's dot, such as `txt` or `cls`.
+        image_suffix: of the image that counts if a key has several, such as `jpg` or `rgb.png`. None: the first image.
         left_out: counts the members that give no sample and belong to none.
-        apart: takes key and text of members with a truth that lie beside no image.
+        lone_texts: receives key and text of each member with a truth that lies beside no image.
 
     Raises:
-        ShardUnreadable: not a tar, cut, or damaged: also where Python's tarfile would end in silence; or too many samples.
-        OSError: of the file, as it comes.
+        ShardUnreadable: the file is no tar, it is cut or damaged (also where Python's tarfile would end in silence), or
+            it has too many samples.
+        OSError: the file cannot be read; the error passes unchanged.
     """
+    truth_suffix = truth_suffix and truth_suffix.lower()
+    image_suffix = image_suffix and image_suffix.lower().lstrip(".")
+    left_out = LeftOut() if left_out is None else left_out
+    lone_texts = [] if lone_texts is None else lone_texts
     try:
-        stream, head = _tar_of(file)
+        stream, head = _open_tar_stream(file)
         with open_tar(stream, head) as tar:
             try:
-                for sample in _samples(tar, max_bytes, truth_suffix and truth_suffix.lower(), image_suffix and image_suffix.lower().lstrip("."),
-                                       LeftOut() if left_out is None else left_out, [] if apart is None else apart):
+                for sample in _iterate_samples(tar, max_bytes, truth_suffix, image_suffix, left_out, lone_texts):
                     if sample.index == max_samples:
                         raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise "
                                               "--max-shard-images")
@@ -117,26 +92,26 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
         raise ShardUnreadable(str(error)) from error
 
 
-def _tar_of(file: IO[bytes]) -> tuple[IO[bytes], bytes]:
-    """The tar itself, whatever it is packed with: its stream, of which the first block is read already; and that block."""
-    head, stream, packing = _block(file), file, None
+def _open_tar_stream(file: IO[bytes]) -> tuple[IO[bytes], bytes]:
+    """The stream of the unpacked tar, and its first block. That block is already taken from the stream."""
+    head, stream, packing = _read_block(file), file, None
     if not is_header(head) and (packing := detect_packing(head)) is not None:
         stream = unpack(file, head, packing)
-        head = _block(stream)
+        head = _read_block(stream)
     if not is_header(head):
-        raise ShardUnreadable(_why_no_tar(head, packing))
+        raise ShardUnreadable(_explain_no_tar(head, packing))
     return stream, head
 
 
-def _block(stream: IO[bytes]) -> bytes:
-    """The first block, shorter only if the stream is."""
+def _read_block(stream: IO[bytes]) -> bytes:
+    """The next block; shorter only if the stream ends."""
     block = b""
     while len(block) < BLOCK_BYTES and (more := stream.read(BLOCK_BYTES - len(block))):
         block += more
     return block
 
 
-def _why_no_tar(head: bytes, packing: str | None) -> str:
+def _explain_no_tar(head: bytes, packing: str | None) -> str:
     subject = "it is" if packing is None else f"its {packing} data is"
     if not head:
         return f"{subject} empty (0 bytes)"
@@ -149,68 +124,73 @@ def _why_no_tar(head: bytes, packing: str | None) -> str:
     return f"{subject} no tar, or damaged: no valid tar header at byte 0"
 
 
-def _samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None, image_suffix: str | None,
-             left_out: LeftOut, apart: list[tuple[str, str]]) -> Iterator[Sample]:
-    index, previous, image, truth = 0, None, None, None
-    others: list[str] = []  # members of the key that are no images
+def _iterate_samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None, image_suffix: str | None,
+                     left_out: LeftOut, lone_texts: list[tuple[str, str]]) -> Iterator[Sample]:
+    num_samples, previous, image, truth = 0, None, None, None
+    others: list[str] = []  # members of the key that are neither its image nor its truth
+
+    def finish_key() -> Sample | None:
+        """The sample of the key that has just ended, if it has an image; what it has besides is counted or kept."""
+        _count_others(others, image is not None, left_out)
+        if image is not None:
+            return Sample(num_samples, printable(str(previous)), *image, truth)
+        if truth is not None:
+            lone_texts.append((printable(str(previous)), truth))
+        return None
+
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header; a shard may have many
         if member.isdir():
             continue
         match = None if _HIDDEN.search(member.name) else _KEY.match(member.name)
         if match is None:
-            left_out.add_member("hidden" if _HIDDEN.search(member.name) else "other_name", printable(member.name))
+            left_out.add_name("hidden" if _HIDDEN.search(member.name) else "other_name", printable(member.name))
             continue
         key = match[1]
         if key != previous:
-            if image is not None:
-                yield Sample(index, printable(str(previous)), *image, truth)
-                index += 1
-            elif truth is not None:
-                apart.append((printable(str(previous)), truth))
-            _count(others, image is not None, left_out)
+            if sample := finish_key():
+                yield sample
+                num_samples += 1
             previous, image, truth, others = key, None, None, []
         suffix = member.name[len(key) + 1:].lower()
         if member.name.lower().endswith(IMAGE_SUFFIXES) and image_suffix in (None, suffix):
             if image is None:
-                image = _content(tar, member, max_bytes)
+                image = _read_content(tar, member, max_bytes)
             else:
-                left_out.add_member("same_key", printable(member.name))
+                left_out.add_name("same_key", printable(member.name))
         elif truth_suffix is not None and suffix == truth_suffix:
-            truth = _text(tar, member)
+            truth = _read_truth(tar, member)
         else:
             others.append(member.name)
-    if image is not None:
-        yield Sample(index, printable(str(previous)), *image, truth)
-    elif truth is not None:
-        apart.append((printable(str(previous)), truth))
-    _count(others, image is not None, left_out)
+    if sample := finish_key():
+        yield sample
 
 
-def _count(others: list[str], has_image: bool, left_out: LeftOut) -> None:
-    """Count the members of a key that are not its image: all if it has none, else those that may be pictures themselves."""
-    for name in others:
+def _count_others(names: list[str], has_image: bool, left_out: LeftOut) -> None:
+    """Count the other members of a key: all of them if the key has no image, else those that may be images too."""
+    for name in names:
         may_be_image = name.lower().endswith(IMAGE_SUFFIXES) or LIKE_IMAGES.search(name)
         if may_be_image or not has_image:
-            left_out.add_member("same_key" if may_be_image and has_image else "other_name", printable(name))
+            left_out.add_name("same_key" if may_be_image and has_image else "other_name", printable(name))
 
 
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
-    if member.size > TRUTH_BYTES:
+def _read_truth(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+    if member.size > MAX_TRUTH_BYTES:
         raise ShardUnreadable(f"{member.name!r} has {member.size:,} bytes: too many for the name of a class")
-    content, error = _content(tar, member, TRUTH_BYTES)
+    content, error = _read_content(tar, member, MAX_TRUTH_BYTES)
     text = content.decode("utf-8", "backslashreplace").strip("\r\n")
     return None if error or read_name(text) is None else text
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> tuple[bytes, str | None]:
+def _read_content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> tuple[bytes, str | None]:
+    """The bytes of a member and None; or no bytes and a reason code."""
     if not member.isfile():
         return b"", "not_a_file"
     if member.size > max_bytes:
         return b"", "too_large"
     if member.issparse():
         encoded = cast(IO[bytes], tar.extractfile(member)).read()
-    else:  # an object for each file costs as much as its header
+    else:  # `extractfile` makes an object for each member, which costs as much as reading the header
         encoded = cast(IO[bytes], tar.fileobj).read(member.size)
     if len(encoded) != member.size:
         raise tarfile.ReadError(f"cut inside {member.name!r}")
@@ -218,9 +198,9 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> t
 
 
 def _check_nothing_follows(tar: tarfile.TarFile) -> None:
-    """Data after the end mark would be images nobody sees: a second tar appended, for one."""
+    """Raise ShardUnreadable if data follows the end mark, such as a second tar: nobody would see its images."""
     stream = cast(Any, tar.fileobj)
     while block := stream.read(2**20):
         if rest := block.lstrip(b"\0"):
-            raise ShardUnreadable(f"data follows its end mark, at byte {stream.position - len(rest):,} (tars joined with "
-                                  "cat?)")
+            raise ShardUnreadable(f"data follows its end mark, at byte {stream.position - len(rest):,} (tars joined "
+                                  "with cat?)")

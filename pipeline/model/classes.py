@@ -1,11 +1,11 @@
-"""The classes that a network's outputs stand for: label_id -> wnid and label.
+"""The classes of a network's outputs: label_id -> wnid and label.
 
 In: a CSV of label_id,wnid,label (any fsspec URI), or nothing for ImageNet-1k.
 Out: an Arrow table, ordered by label_id.
 Not here: whether the weights have as many classes (`labeller.check_classes`).
 
-`imagenet_1k.csv` holds torchvision's category names and the wnids of the ILSVRC-2012 synsets in sorted order, as
-timm lists them. Join on label_id or wnid, not on the label: "crane" the bird (134) and the machine (517) are close.
+`imagenet_1k.csv` has torchvision's category names and the wnids of the ILSVRC-2012 synsets in sorted order, the order
+in which timm lists them. Join on label_id or wnid, not on the label: "crane" is a bird (134) and a machine (517).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipeline.config import check_uri
 from pipeline.errors import UserError
-from pipeline.model.spelling import spell
+from pipeline.model.spelling import normalize_name
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 
@@ -33,8 +33,8 @@ def load_classes(path: str | None = None) -> pa.Table:
 
     Args:
         path: a UTF-8 CSV whose header names label_id, wnid and label, in any order; None is ImageNet-1k.
-            Each label_id from 0 to n - 1 occurs once. A wnid may be empty, a label may not. A name is spelled as `spelling.spell`
-            does it. No wnid occurs twice, and no label without a wnid that tells its classes apart.
+            Each label_id from 0 to n - 1 occurs once. A wnid may be empty, a label may not. `spelling.normalize_name`
+            changes each name. No wnid occurs twice. Two classes may have the same label if both have a wnid.
 
     Returns:
         label_id int16, wnid string (null where the CSV has none), label string.
@@ -51,9 +51,10 @@ def load_classes(path: str | None = None) -> pa.Table:
 
 
 def unique_names(classes: pa.Table) -> list[str]:
-    """What to call each class: its label, with the wnid behind it where another class has the same label."""
-    labels = Counter(classes["label"].to_pylist())
-    return [f"{row['label']} ({row['wnid']})" if labels[row["label"]] > 1 else row["label"] for row in classes.to_pylist()]
+    """A name for each class: its label. If another class has the same label, the wnid stands behind it."""
+    num_with_label = Counter(classes["label"].to_pylist())
+    return [f"{row['label']} ({row['wnid']})" if num_with_label[row["label"]] > 1 else row["label"]
+            for row in classes.to_pylist()]
 
 
 def _parse(data: bytes, path: str) -> pa.Table:
@@ -66,27 +67,28 @@ def _parse(data: bytes, path: str) -> pa.Table:
         raise UserError(f"--classes {path} has columns {','.join(columns)!r}; it needs label_id,wnid,label.")
     if not 1 <= len(rows) <= MAX_CLASSES:
         raise UserError(f"--classes {path} has {len(rows)} classes; it needs 1 to {MAX_CLASSES}.")
-    labels: dict[int, tuple[str | None, str]] = {}
+    names_of_id: dict[int, tuple[str | None, str]] = {}
     row_of_wnid: dict[str, int] = {}
     row_of_label: dict[str, int] = {}
-    labels_wnid: dict[str, str] = {}
+    wnid_of_label: dict[str, str] = {}
     for line, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise UserError(f"--classes {path}, row {line}, does not have three fields.")
-        label_id, wnid, label = (spell(row[name]) for name in SCHEMA.names)
+        label_id, wnid, label = (normalize_name(row[name]) for name in SCHEMA.names)
         if not (label_id.isascii() and label_id.isdigit() and int(label_id) < len(rows)):
             raise UserError(f"--classes {path}, row {line}, has label_id {label_id!r}; with {len(rows)} classes it is "
                             f"one of 0 to {len(rows) - 1}.")
-        if int(label_id) in labels:
+        if int(label_id) in names_of_id:
             raise UserError(f"--classes {path}, row {line}, has label_id {label_id} a second time.")
         if not label:
             raise UserError(f"--classes {path}, row {line}, has an empty label.")
         if wnid and wnid in row_of_wnid:
-            raise UserError(f"--classes {path}, row {line}, has wnid {wnid!r} a second time: row {row_of_wnid[wnid]} has it.")
-        if label in row_of_label and not (wnid and labels_wnid[label]):
-            raise UserError(f"--classes {path}, row {line}, has label {label!r} a second time: row {row_of_label[label]} has it, and no wnids "
-                            "tell the two apart.")
-        row_of_wnid[wnid], row_of_label[label], labels_wnid[label] = line, line, wnid
-        labels[int(label_id)] = wnid or None, label
+            raise UserError(f"--classes {path}, row {line}, has wnid {wnid!r} a second time: row {row_of_wnid[wnid]} "
+                            "has it.")
+        if label in row_of_label and not (wnid and wnid_of_label[label]):
+            raise UserError(f"--classes {path}, row {line}, has label {label!r} a second time: row "
+                            f"{row_of_label[label]} has it, and no wnids tell the two apart.")
+        row_of_wnid[wnid], row_of_label[label], wnid_of_label[label] = line, line, wnid
+        names_of_id[int(label_id)] = wnid or None, label
     ids = range(len(rows))
-    return pa.table([list(ids), [labels[i][0] for i in ids], [labels[i][1] for i in ids]], schema=SCHEMA)
+    return pa.table([list(ids), [names_of_id[i][0] for i in ids], [names_of_id[i][1] for i in ids]], schema=SCHEMA)

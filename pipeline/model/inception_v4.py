@@ -2,10 +2,10 @@
 
 In: normalised images, float [N, 3, 299, 299].
 Out: an embedding [N, 1536] and logits [N, num_classes].
-Not here: its sizes and preprocessing (`spec.py`), weights (`weights.py`), precision and softmax (`runners/`).
+Not here: sizes and preprocessing (`spec.py`), weights (`weights.py`), precision and softmax (`runners/`).
 
-Parameter names are those of Cadene's and timm's inception_v4, so their files load as they are. The comments give
-the shape that leaves a block for an image of 299 x 299.
+Parameter names are those of Cadene's and timm's inception_v4, so their files load unchanged. The comments give the
+shape of a block's output for an image of 299 x 299.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.model.spec import EMBEDDING_SIZE, NUM_IMAGENET_CLASSES
 
 BATCH_NORM_EPS = 1e-3  # TensorFlow's; torch's default is 1e-5
 
@@ -33,22 +33,22 @@ class Conv(nn.Module):
 
 
 def across(num_in: int, num_out: int, length: int) -> Conv:
-    """A convolution of 1 x `length`, size kept."""
+    """A convolution of 1 x `length` that keeps the size."""
     return Conv(num_in, num_out, (1, length), padding=(0, length // 2))
 
 
 def down(num_in: int, num_out: int, length: int) -> Conv:
-    """A convolution of `length` x 1, size kept."""
+    """A convolution of `length` x 1 that keeps the size."""
     return Conv(num_in, num_out, (length, 1), padding=(length // 2, 0))
 
 
 def average_pool() -> nn.AvgPool2d:
-    """Mean of 3 x 3 places, size kept; at the border, of the places inside."""
+    """Mean of 3 x 3 places; it keeps the size. At the border only the places inside the image count."""
     return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
 
 
 def max_pool() -> nn.MaxPool2d:
-    """Maximum of 3 x 3 places, every second place."""
+    """Maximum of 3 x 3 places, at every second place."""
     return nn.MaxPool2d(3, stride=2)
 
 
@@ -89,7 +89,7 @@ class Mixed5a(nn.Module):
 
 
 class InceptionA(nn.Module):
-    """384 x 35 x 35, kept."""
+    """384 x 35 x 35; the shape is kept."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class ReductionA(nn.Module):
 
 
 class InceptionB(nn.Module):
-    """1024 x 17 x 17, kept."""
+    """1024 x 17 x 17; the shape is kept."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class ReductionB(nn.Module):
 
 
 class InceptionC(nn.Module):
-    """1536 x 8 x 8, kept. Two of its branches end in a fork of 1 x 3 and 3 x 1."""
+    """1536 x 8 x 8; the shape is kept. Two of its branches end in a fork of 1 x 3 and 3 x 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class InceptionC(nn.Module):
 class InceptionV4(nn.Module):
     """The network: 42,679,816 parameters and 12.25 billion multiply-adds an image for 1000 classes."""
 
-    def __init__(self, num_classes: int = 1000) -> None:
+    def __init__(self, num_classes: int = NUM_IMAGENET_CLASSES) -> None:
         super().__init__()
         self.features = nn.Sequential(
             Conv(3, 32, 3, stride=2),  # 32 x 149 x 149
@@ -191,7 +191,8 @@ class InceptionV4(nn.Module):
 
     def forward_features(self, image_NCHW: Tensor) -> Tensor:
         """Normalised images [N, 3, 299, 299] -> the last block's output [N, 1536, 8, 8]."""
-        return self.features(image_NCHW)
+        features_NCHW: Tensor = self.features(image_NCHW)
+        return features_NCHW
 
     def forward_head(self, features_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The last block's output -> embedding [N, 1536] (its mean over places) and logits [N, num_classes]."""

@@ -1,9 +1,10 @@
-"""Untrained weights: a seed -> a state dict, the same on every machine (`weights.SEED_RECIPE` numbers the recipe).
+"""Untrained weights: a seed -> a state dict, the same on every machine. `weights.SEED_RECIPE` is the recipe's number.
 
-Convolutions are Kaiming-normal (fan-in, ReLU), BatchNorm does nothing: such a network hardly
-turns small differences of pixels into large ones, but its embeddings differ by little and default logits
-would give every image one label. So the head whitens: it projects on the first principal directions of a few
-synthetic images' embeddings, scales these to variance 1, and compares them with a random unit vector a class.
+Convolutions are Kaiming-normal (fan-in, ReLU), and BatchNorm does nothing. Such a network hardly ever turns a small
+difference of pixels into a large one. But the embeddings of its images differ by little, so a default head would give
+every image the same label. This head whitens instead: it projects embeddings on the first principal directions of the
+embeddings of a few synthetic images, scales these directions to variance 1, and compares the result with one random
+unit vector for each class.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import torch
 from torch import Tensor
 
 from pipeline.model.inception_v4 import InceptionV4
-from pipeline.model.spec import EMBEDDING_SIZE, INPUT_SIZE
+from pipeline.model.spec import EMBEDDING_SIZE, INPUT_SIZE, NUM_IMAGENET_CLASSES
 
-IMAGES = 16  # more cost time at each start and add little
+IMAGES = 16  # more would cost time at each start and add little
 DIRECTIONS = 12
-LOGIT_STD = 5  # top-1 of 1000 classes then mostly has a probability of 0.05 to 0.6
+LOGIT_STD = 5  # then top-1 of 1000 classes mostly has a probability of 0.05 to 0.6
 
 
 def make_untrained_weights(seed: int) -> dict[str, Tensor]:
     """The state dict of a seed, float32, with the keys of `InceptionV4` (without BatchNorm's batch counters)."""
-    # numpy's generator, since it gives the same numbers on every platform.
+    # numpy's generator gives the same numbers on every platform.
     random = np.random.Generator(np.random.Philox(seed))
     with torch.device("meta"):
         network = InceptionV4()
@@ -40,14 +41,15 @@ def make_untrained_weights(seed: int) -> dict[str, Tensor]:
     network.eval().to(memory_format=torch.channels_last)
     image_NCHW = torch.from_numpy(_synthetic_images(INPUT_SIZE)).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        embedding_ND = np.concatenate([network(part)[0].numpy() for part in image_NCHW.split(8)]).astype(np.float64)
+        parts = [network(part_NCHW)[0].numpy() for part_NCHW in torch.split(image_NCHW, 8)]
+    embedding_ND = np.concatenate(parts).astype(np.float64)
 
     mean_D = embedding_ND.mean(0)
     _, scale, direction_KD = np.linalg.svd(embedding_ND - mean_D, full_matrices=False)
     direction_KD = direction_KD[:DIRECTIONS]
     std_K = scale[:DIRECTIONS] / np.sqrt(IMAGES)
-    # V diag(1/std) V^T stays the same when a direction changes its sign, which another machine's SVD may do.
-    class_CK = random.standard_normal((1000, EMBEDDING_SIZE)) @ direction_KD.T
+    # The SVD of another machine may change the sign of a direction; V diag(1/std) V^T stays the same then.
+    class_CK = random.standard_normal((NUM_IMAGENET_CLASSES, EMBEDDING_SIZE)) @ direction_KD.T
     class_CK *= LOGIT_STD / np.linalg.norm(class_CK, axis=1, keepdims=True)
     head_CD = class_CK / std_K @ direction_KD
     state["last_linear.weight"] = torch.from_numpy(head_CD.astype(np.float32))
@@ -56,9 +58,10 @@ def make_untrained_weights(seed: int) -> dict[str, Tensor]:
 
 
 def _synthetic_images(size: int) -> np.ndarray:
-    """Normalised images, float32 [IMAGES, size, size, 3], always the same: noise as in photographs, stripes, discs.
+    """Normalised images, float32 [IMAGES, size, size, 3]: noise like that of photographs, stripes, discs.
 
-    Each property takes evenly spaced values in a random order, so that few images span much.
+    They are always the same. Each property has evenly spaced values in random order, so that few images cover a wide
+    range.
     """
     random = np.random.Generator(np.random.Philox(0))
 

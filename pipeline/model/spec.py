@@ -1,7 +1,10 @@
-"""What the rest of the project knows of the network: its sizes, and how its images are prepared. Nothing here imports torch.
+"""The facts about the network that the rest of the project needs: its sizes, and how its images are prepared.
 
-The values are those of the weights as they were trained (timm's `inception_v4.tf_in1k`): resize the shortest side to RESIZE_SIDE with
-INTERPOLATION and antialias, crop the central INPUT_SIZE square, scale to 0..1, (x - MEAN) / STD.
+This module does not import torch.
+
+The values are those with which the weights were trained (timm's `inception_v4.tf_in1k`): the shortest side is resized
+to RESIZE_SIDE with INTERPOLATION and antialias; the central square of INPUT_SIZE is cropped; pixels are scaled to
+0..1; then (x - MEAN) / STD.
 """
 
 from __future__ import annotations
@@ -15,3 +18,6 @@ STD = 0.5
 
 EMBEDDING_SIZE = 1536  # channels of the last block, averaged over its 8 x 8 places
 TOP_K = 5  # classes in an answer
+NUM_IMAGENET_CLASSES = 1000
+# Classes in a file of Google's: ImageNet's and, before them, "background". `weights.load` drops that first class.
+NUM_WITH_BACKGROUND = NUM_IMAGENET_CLASSES + 1

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import CaughtError
-from pipeline.formats.tar import ShardUnreadable
+from pipeline.formats.samples import ShardUnreadable
 from pipeline.stages.batch import fail_segment, pack_failures, segments_of
 from pipeline.store.retry import Replaced, describe_error
 

@@ -20,7 +20,7 @@ import torch
 
 from pipeline.errors import CaughtError
 from pipeline.formats.left_out import LeftOut
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.memory import keep_freed_memory
 from pipeline.stages.batch import BLOCK
 from pipeline.stages.decode_pool import BlockMemory, DecodePool

@@ -1,0 +1,1 @@
+"""One training worker: the crops, the network, the loop, the saved files."""

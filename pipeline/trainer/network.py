@@ -1,7 +1,7 @@
-"""The network as it is trained, and what its recipe makes: optimizer, schedule, precision.
+"""The network in the form in which it is trained; the optimizer, the schedule and the precision of a recipe.
 
-The optimizer, the schedule and the moving average are timm's.
-Not here: the numbers of the recipe, and where they are from (`recipe.py`).
+The optimizer and the schedule are timm's.
+Not here: the numbers of the recipe and their origin (`recipe.py`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from timm.optim import RMSpropTF, param_groups_weight_decay
-from timm.scheduler import StepLRScheduler
+from timm.optim import RMSpropTF, param_groups_weight_decay  # type: ignore[attr-defined]
+from timm.scheduler import StepLRScheduler  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +20,7 @@ from pipeline.trainer.recipe import Recipe
 
 
 class TrainedNetwork(InceptionV4):
-    """`InceptionV4` whose forward gives logits alone, with dropout before the head while it trains."""
+    """`InceptionV4` whose forward gives logits only. In training there is dropout before the head."""
 
     def __init__(self, num_classes: int, dropout: float) -> None:
         super().__init__(num_classes)
@@ -29,13 +29,17 @@ class TrainedNetwork(InceptionV4):
     def forward(self, image_NCHW: Tensor) -> Tensor:  # type: ignore[override]
         """Normalised images [N, 3, S, S] -> logits [N, num_classes]."""
         embedding_ND = self.forward_features(image_NCHW).mean((2, 3))
-        return self.last_linear(functional.dropout(embedding_ND, self.dropout, self.training))
+        logit_NK: Tensor = self.last_linear(functional.dropout(embedding_ND, self.dropout, self.training))
+        return logit_NK
 
 
-def make_network(recipe: Recipe, num_classes: int, state: Mapping[str, Tensor] | None, keep_head: bool = False) -> TrainedNetwork:
-    """The network to begin with: `state`, or without one torch's initialisation by the recipe's seed.
+def make_network(recipe: Recipe, num_classes: int, state: Mapping[str, Tensor] | None,
+                 keep_head: bool = False) -> TrainedNetwork:
+    """The network with which a training begins.
 
-    `keep_head`: whether the head is the state's too, which must be of as many classes; see `heads.py`.
+    Args:
+        state: its weights; None: torch's initialisation by the seed of the recipe.
+        keep_head: take the head of `state` too. That head must have `num_classes` outputs; see `training/heads.py`.
     """
     torch.manual_seed(recipe.seed)
     network = TrainedNetwork(num_classes, recipe.dropout).to(memory_format=torch.channels_last)
@@ -46,7 +50,7 @@ def make_network(recipe: Recipe, num_classes: int, state: Mapping[str, Tensor] |
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> tuple[RMSpropTF, StepLRScheduler]:
-    """The optimizer, which decays no bias and no BatchNorm, and its schedule, which is stepped with the epoch's number."""
+    """The optimizer, which decays neither bias nor BatchNorm; and its schedule, whose step takes the epoch's number."""
     groups = param_groups_weight_decay(network, recipe.weight_decay)
     optimizer = RMSpropTF(groups, lr=recipe.learning_rate, alpha=0.9, momentum=0.9, eps=1.0)
     schedule = StepLRScheduler(optimizer, decay_t=recipe.decay_epochs, decay_rate=recipe.decay_rate,
@@ -55,14 +59,14 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> tuple[RMSpropTF, StepL
 
 
 def training_precision(name: str, device: str) -> str:
-    """`fp32`, `bf16` or `fp16`, for one of these or `auto`, which is bf16 where device `cuda` or `cpu` computes in it.
+    """`fp32`, `bf16` or `fp16`, for one of these or `auto`, on device `cuda` or `cpu`.
 
-    Else, on CUDA, fp16 with the loss scaled; on a CPU fp32.
+    `auto` is bf16 if the device computes in it. Otherwise it is fp16 with a scaled loss on CUDA, and fp32 on a CPU.
 
     Raises:
-        UserError: a precision the device does not compute in.
+        UserError: the device does not compute in this precision.
     """
     if name == "auto":
-        return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else (
-            resolve_precision("auto", device))
+        has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if has_bf16 else resolve_precision("auto", device)
     return resolve_precision(name, device)

@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Interval
 
 from pipeline.config import FieldError, Precision, check_values
 from pipeline.errors import UserError
+from pipeline.model.spec import INPUT_SIZE
 
 MIN_IMAGE_SIZE = 75  # pixels: of fewer, the network's last block has nothing left
 MAX_IMAGE_SIZE = 2048  # pixels: a larger crop is larger than most photographs, and its batch than a GPU
@@ -38,7 +39,7 @@ class Recipe:
     """Times over all images."""
     batch_size: Annotated[int, Ge(MIN_WORKER_BATCH)] = 32
     """Images a step, of all workers together; at least 2 for each worker, for BatchNorm."""
-    image_size: Annotated[int, Interval(ge=MIN_IMAGE_SIZE, le=MAX_IMAGE_SIZE)] = 299  # as `inception_v4.INPUT_SIZE`
+    image_size: Annotated[int, Interval(ge=MIN_IMAGE_SIZE, le=MAX_IMAGE_SIZE)] = INPUT_SIZE
     """Pixels, of crops and of validation. The network needs at least 75."""
     learning_rate: Positive = 0.045
     """At the start."""

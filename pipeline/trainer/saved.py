@@ -1,6 +1,6 @@
-"""A fitted or trained model -> the two files that `jobs/label.py` takes: `weights.safetensors` and `classes.csv`.
+"""A fitted or trained model -> the two files that `jobs/label.py` reads: `weights.safetensors` and `classes.csv`.
 
-In: a state dict with the keys of `InceptionV4`, a table of `classes.SCHEMA`, a folder of any fsspec URI.
+In: a state dict with the keys of `InceptionV4`; a table of `classes.SCHEMA`; a folder, any fsspec URI.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WEIGHTS, CLASSES = "weights.safetensors", "classes.csv"
 
 
 def save_model(state: Mapping[str, Tensor], classes: pa.Table, folder: str) -> None:
-    """Put both files, each whole.
+    """Write both files; each is put whole.
 
     Raises:
         UserError: the folder cannot be written.

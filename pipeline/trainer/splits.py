@@ -1,4 +1,4 @@
-"""How the workers of a training share its images: equally to train on, and all of them to judge by."""
+"""The share of each training worker in the images: equal shares to train on; of the images to judge by, all of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
 
-class Splits(DataConfig):
-    """Ray Train's own sharing leaves out as many images as its workers cannot share equally: of few that are held out, perhaps all."""
+class WorkerSplits(DataConfig):
+    """Splits the datasets. Equal shares leave a remainder out; of a few held out images that might be all."""
 
-    def configure(self, datasets: dict[str, Dataset], world_size: int, *args: Any, **options: Any) -> list[dict[str, DataIterator]]:
-        """For each worker its part of the datasets; `valid`, which comes alone, is parted unequally."""
+    def configure(self, datasets: dict[str, Dataset], world_size: int, *args: Any,
+                  **options: Any) -> list[dict[str, DataIterator]]:
+        """The part of the datasets for each worker. Ray Train asks for `valid` alone; its parts may be unequal."""
         if "valid" not in datasets:
             return super().configure(datasets, world_size, *args, **options)
         return [{"valid": part} for part in datasets["valid"].streaming_split(world_size, equal=False)]

@@ -1,0 +1,1 @@
+"""A training from its flags to its results; and fitting a head on embeddings."""

@@ -1,7 +1,7 @@
-"""A folder belongs to one training: what is trained there, and with what it began.
+"""The claim of a training on its folder: a note of what is trained there, and of what the training began with.
 
-In: the folder of `--save`. Out: `training.json` in it; or why another training may not have the folder.
-Not here: two at the same time (`lease.py`).
+In: the folder of `--save`. Out: `training.json` in it; or the reason why another training may not use the folder.
+Not here: two trainings at the same time (`store/lease.py`).
 """
 
 from __future__ import annotations
@@ -18,31 +18,38 @@ CLAIM = "training.json"
 
 
 def check_not_overwritten(folder: str, start: str | None) -> None:
-    """Raise UserError if training would put its weights over those that it begins with, however the two are spelled."""
+    """Raise UserError if the new weights would overwrite those with which the training begins, in any spelling."""
     if start is None or start == "pretrained" or start.startswith("seed:"):
         return
-    ours, theirs = (storage.locate(uri) for uri in (storage.join(folder, WEIGHTS), start))
-    if type(ours[0]) is type(theirs[0]) and ours[1] == theirs[1]:
-        raise UserError(f"--save {folder} would overwrite --weights {start}, with which training begins: name another folder.")
+    saved, read = (storage.locate(uri) for uri in (storage.join(folder, WEIGHTS), start))
+    if type(saved[0]) is type(read[0]) and saved[1] == read[1]:
+        raise UserError(f"--save {folder} would overwrite --weights {start}, with which training begins: name another "
+                        "folder.")
 
 
-def check_claim(folder: str, what: dict[str, Any]) -> bool:
-    """Whether the folder is already claimed for this training. Raises UserError if it is for another, or cannot be read."""
+def check_claim(folder: str, claim: dict[str, Any]) -> bool:
+    """Whether the folder has this claim already.
+
+    Raises:
+        UserError: it has another claim, or cannot be read.
+    """
     with explaining_errors("--save", folder):
         try:
             stored = json.loads(storage.read_bytes(storage.join(folder, CLAIM)))
         except FileNotFoundError:
             return False
-    if stored == what:
+    if stored == claim:
         return True
-    other = [name for name in what if name != "recipe" and stored.get(name) != what[name]]
-    other += [name for name, value in what["recipe"].items() if stored.get("recipe", {}).get(name) != value]
-    raise UserError(f"--save {folder} holds a training with another {' and '.join(other)}: name another folder, or what it began with.")
+    different = [name for name in claim if name != "recipe" and stored.get(name) != claim[name]]
+    different += [name for name, value in claim["recipe"].items() if stored.get("recipe", {}).get(name) != value]
+    raise UserError(f"--save {folder} holds a training with another {' and '.join(different)}: name another folder, or "
+                    "what it began with.")
 
 
-def claim(folder: str, what: dict[str, Any]) -> None:
-    """Note in the folder what is trained there. Raises UserError if that was something else."""
-    if check_claim(folder, what):
+def claim_folder(folder: str, claim: dict[str, Any]) -> None:
+    """Write the claim into the folder. Raises UserError if the folder has another one."""
+    if check_claim(folder, claim):
         return
     with explaining_errors("--save", folder):
-        storage.put_whole(storage.join(folder, CLAIM), (json.dumps(what, indent=2, sort_keys=True) + "\n").encode())
+        data = json.dumps(claim, indent=2, sort_keys=True) + "\n"
+        storage.put_whole(storage.join(folder, CLAIM), data.encode())

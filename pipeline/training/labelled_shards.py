@@ -1,8 +1,8 @@
-"""Shards and their truth -> what a training reads: of each shard the keys of the images that have a truth, and their label_ids.
+"""Shards and their truth -> the shards to train on: for each the keys of the images with a truth, and their label_ids.
 
-In: `Examples`, and the classes if they are given. Out: `Labelled`. Where the truth or the keys are inside of tars, all their bytes are
-read for it, and that a cluster does.
-Not here: reading the images (`crops`).
+In: `Examples`; the classes, if the user names them. Out: `LabelledShards`. If the truth or the keys are inside tars,
+all bytes of the tars must be read; a cluster does that.
+Not here: reading images (`trainer/crops.py`).
 """
 
 from __future__ import annotations
@@ -10,124 +10,111 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UserError
+from pipeline.inputs.kinds import KINDS
 from pipeline.model.classes import unique_names
-from pipeline.trainer.crops import LABELLED_SHARDS, Seen
-from pipeline.training.enough import READ_BYTES
-from pipeline.truth import sources
+from pipeline.model.spelling import first_few
+from pipeline.trainer.crops import LABELLED_SHARDS, ShardReport
+from pipeline.training.check_enough import MAX_BYTES_READ
 from pipeline.truth.class_ids import make_classes, resolve_label_ids
-from pipeline.truth.coverage import Coverage, count_covered, first_example, first_few, require_match
+from pipeline.truth.coverage import Coverage, count_covered, first_example, require_match
 from pipeline.truth.matching import match
-from pipeline.truth.sources import Examples, Spread
+from pipeline.truth.read_shards import ListedShard, MapShards, list_shards
+from pipeline.truth.sources import Examples, read_images, read_truth
 
 
 @dataclass
-class Labelled:
-    """`shards`: a table of `crops.SHARDS`. `coverage`: of all images; none is rejected yet. `num_of_class`: images by name."""
+class LabelledShards:
+    """The shards to train on.
+
+    Attributes:
+        shards: a table of `LABELLED_SHARDS`.
+        classes: a table of `classes.SCHEMA`.
+        coverage: of all images; none counts as rejected yet.
+        num_of_class: the number of images of each class, by its unique name.
+    """
 
     shards: pa.Table
     classes: pa.Table
     coverage: Coverage
     num_of_class: dict[str, int]
 
-    def add(self, seen: list[Seen]) -> Coverage:
-        """The coverage, with what was seen of the images once each."""
+    def add_reports(self, reports: list[ShardReport]) -> Coverage:
+        """The coverage after every image was decoded once. `reports` are of all sides and shards."""
         names = unique_names(self.classes)
-        rejected = sum((one.rejected for one in seen), Counter[tuple[str, int]]())
-        targets: dict[bytes, set[int]] = {}
-        for one in seen:
-            for digest, of_image in one.target_of.items():
-                targets.setdefault(digest, set()).update(of_image)
+        rejected = sum((report.rejected for report in reports), Counter[tuple[str, int]]())
+        targets_of: dict[bytes, set[int]] = {}
+        for report in reports:
+            for digest, targets in report.targets_of.items():
+                targets_of.setdefault(digest, set()).update(targets)
         by_class = dict(self.coverage.by_class)
-        for (_, target), number in rejected.items():
-            readable, every = by_class[names[target]]
-            by_class[names[target]] = readable - number, every
         by_reason = Counter({reason: 0 for reason, _ in rejected})
-        for (reason, _), number in rejected.items():
+        for (reason, target), number in rejected.items():
+            readable, total = by_class[names[target]]
+            by_class[names[target]] = readable - number, total
             by_reason[reason] += number
-        return replace(self.coverage, num_with=self.coverage.num_with - rejected.total(), rejected=dict(by_reason.most_common()),
-                       num_rejected_with=rejected.total(), num_copies=sum(len(of_image) > 1 for of_image in targets.values()), by_class=by_class,
-                       failed=self.coverage.failed | {one.shard: one.failed for one in seen if one.failed})
+        failed = {report.shard: report.failed for report in reports if report.failed}
+        return replace(
+            self.coverage, num_with=self.coverage.num_with - rejected.total(), rejected=dict(by_reason.most_common()),
+            num_rejected_with=rejected.total(), num_copies=sum(len(targets) > 1 for targets in targets_of.values()),
+            by_class=by_class, failed=self.coverage.failed | failed)
 
 
-class ShownOnce:
-    """Shows what the truth covers: at the start, and what is known only once all shards were seen by each of `num_sides`, or at the end."""
-
-    def __init__(self, labelled: Labelled, stream: TextIO, num_sides: int) -> None:
-        self.labelled, self.stream = labelled, stream
-        self.sides = ("train", "valid")[:num_sides]
-        self.seen: dict[tuple[str, str], Seen] = {}
-        self.shown = False
-        first, *self.told = labelled.coverage.sentences()
-        self._print([f"truth: {first.rpartition(', ')[0]}; what is rejected is counted in the first epoch", *map("note: {}".format, self.told)])
-
-    def add(self, seen: Seen) -> None:
-        """Take what a side saw of a shard, the first time."""
-        if seen.side in self.sides and not self.shown:
-            self.seen.setdefault((seen.side, seen.shard), seen)
-            if len(self.seen) == len(self.sides) * len(self.labelled.shards):
-                self.show()
-
-    def show(self) -> None:
-        """Print the sentences that are new, if they were not."""
-        if not self.shown:
-            self.shown = True
-            first, *others = self.labelled.add(list(self.seen.values())).sentences()
-            self._print([f"truth: {first}", *(f"note: {sentence}" for sentence in others if sentence not in self.told)])
-
-    def _print(self, lines: list[str]) -> None:
-        print("\n".join(lines), file=self.stream, flush=True)
-
-
-def read_labelled(examples: Examples, given: pa.Table | None, spread: Callable[[], Spread]) -> Labelled:
-    """The shards that have examples.
+def read_labelled_shards(examples: Examples, classes: pa.Table | None,
+                         connect_cluster: Callable[[], MapShards]) -> LabelledShards:
+    """Find the shards to train on.
 
     Args:
-        given: the classes; None: those that the truth names.
-        spread: what reads shards on a cluster; called only if many bytes of tars are to be read.
+        classes: None: the classes that the truth names.
+        connect_cluster: gives what reads shards on a cluster. It is called only if many bytes of shards must be read.
 
     Raises:
-        NothingMatches: the truth is of none of the images.
-        UserError: the truth cannot be read, or names what is no class.
+        NothingMatches: no image has a truth.
+        UserError: the truth cannot be read, or names something else than a class.
     """
-    listed = list(sources.list_shards(str(examples.uri), examples.format))
-    bytes_of_tars = sum(shard.size for shard in listed if shard.is_tar)
-    if examples.where.startswith("member:") and not bytes_of_tars:
-        raise UserError(f"--truth {examples.where} is for tar shards, and {listed[0].path} of {examples.uri} is none.")
-    many = bytes_of_tars > READ_BYTES
-    known = sources.read_truth(examples, None, given is None, spread() if many and not examples.where.lower().endswith(".csv") else None)
-    if known.images is None:  # a CSV's, which may call the images by other names
-        read = sources.read_images(examples, spread() if many else None)
-        known = replace(known, images=read.images, failed=read.failed)
-    matched = match(known.said, known.images, known.where)
-    require_match(matched, known, f"--input {examples.uri}", known.images)
+    shards = list_shards(str(examples.uri), examples.format)
+    is_csv = examples.where.lower().endswith(".csv")
+    if examples.where.startswith("member:") and not any(shard.kind.truth_place == "member" for shard in shards):
+        title = next(kind.title for kind in KINDS.values() if kind.truth_place == "member")
+        raise UserError(f"--truth {examples.where} is for {title}, and {shards[0].path} of {examples.uri} is none.")
+    bytes_to_read = sum(shard.size for shard in shards if shard.kind.keys_need_all_bytes)
+    on_cluster = connect_cluster if bytes_to_read > MAX_BYTES_READ else None
+    truth = read_truth(examples, None, classes is None, on_cluster() if on_cluster and not is_csv else None, shards)
+    if truth.images is None:  # a CSV may name images in other ways than by their keys
+        images = read_images(examples, on_cluster() if on_cluster else None, shards)
+        truth = replace(truth, images=images.images, failed=images.failed)
+    matched = match(truth.given, truth.images, truth.where)
+    require_match(matched, truth, f"--input {examples.uri}", truth.images)
     sound = matched.truth.filter(pc.invert(matched.truth["strange"]))
-    classes = make_classes(sound["value"].to_pylist(), known.kind) if given is None else given
-    label_id, _ = resolve_label_ids(sound["value"].combine_chunks(), classes, known.kind)
+    if classes is None:
+        classes = make_classes(sound["value"].to_pylist(), truth.kind)
+    label_id, _ = resolve_label_ids(sound["value"].combine_chunks(), classes, truth.kind)
     if label_id.null_count:
-        strange = sound.filter(pc.is_null(label_id))
-        raise UserError(f"--truth {examples.where}: {len(strange):,} images are of no class of the {len(classes):,} (such as {first_example(strange)}).")
-    names = unique_names(classes)
-    counts = Counter(label_id.to_pylist())
-    num_of_class = {name: counts.get(at, 0) for at, name in enumerate(names)}
-    return Labelled(_by_shard(sound, label_id, listed), classes, count_covered(matched, known, known.images, num_of_class), num_of_class)
+        foreign = sound.filter(pc.is_null(label_id))
+        raise UserError(f"--truth {examples.where}: {len(foreign):,} images are of no class of the {len(classes):,} "
+                        f"(such as {first_example(foreign)}).")
+    num_of_id = Counter(label_id.to_pylist())
+    num_of_class = {name: num_of_id.get(number, 0) for number, name in enumerate(unique_names(classes))}
+    coverage = count_covered(matched, truth, truth.images, num_of_class)
+    return LabelledShards(_group_by_shard(sound, label_id, shards), classes, coverage, num_of_class)
 
 
 def name_empty_classes(num_of_class: dict[str, int]) -> list[str]:
-    """A sentence, if classes are named that have no image."""
+    """One sentence with the classes that have no image; none if there is no such class."""
     empty = [name for name, number in num_of_class.items() if not number]
     return [f"classes that have no image: {first_few(empty)}"] if empty else []
 
 
-def _by_shard(sound: pa.Table, label_id: pa.Array, listed: list[sources.Listed]) -> pa.Table:
-    table = pa.table({"shard": sound["shard"], "keys": sound["key"], "targets": label_id})
+def _group_by_shard(truth: pa.Table, label_id: pa.Array, shards: list[ListedShard]) -> pa.Table:
+    """A table of `LABELLED_SHARDS`, in the order of the listing. Shards without truths are left out."""
+    table = pa.table({"shard": truth["shard"], "keys": truth["key"], "targets": label_id})
     table = table.group_by("shard", use_threads=False).aggregate([("keys", "list"), ("targets", "list")])
-    of = {row["shard"]: row for row in table.to_pylist()}
-    rows = [{"shard": one.path, "uri": one.uri, "keys": of[one.path]["keys_list"], "targets": of[one.path]["targets_list"], "group": one.group}
-            for one in listed if one.path in of]
+    row_of = {row["shard"]: row for row in table.to_pylist()}
+    rows = [{"shard": shard.path, "uri": shard.uri, "size": shard.size, "keys": row_of[shard.path]["keys_list"],
+             "targets": row_of[shard.path]["targets_list"], "group": shard.group}
+            for shard in shards if shard.path in row_of]
     return pa.Table.from_pylist(rows, schema=LABELLED_SHARDS)

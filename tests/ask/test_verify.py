@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.ask.verify import verify
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.stages.sink import Sink
 from pipeline.tables.label_files import ShardVersion

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.formats.loose import FILES_EACH, MOST_EACH, group_files, read_files
+from pipeline.formats.loose import FILES_EACH, MAX_FILES_EACH, group_files, read_files
 from pipeline.inputs.find import find_shards
 from pipeline.store import storage
 from pipeline.store.listing import FILES, list_input
@@ -27,7 +27,7 @@ def groups(entries: list[Entry]) -> dict[str, str]:
     made = group_files(files(entries))
     members = [member["path"] for row in made["members"].to_pylist() for member in row]
     assert sorted(members) == sorted(path for path, *_ in entries)
-    assert max(len(row) for row in made["members"].to_pylist()) <= MOST_EACH
+    assert max(len(row) for row in made["members"].to_pylist()) <= MAX_FILES_EACH
     return dict(zip(made["path"].to_pylist(), made["etag"].to_pylist(), strict=True))
 
 
@@ -89,7 +89,8 @@ def test_files_are_read_as_they_were_listed(tmp_path, store, request, monkeypatc
     assert sum(sample.error == "too_large" for sample in samples) == 19
 
     def errors() -> dict[str, str]:
-        return {sample.key: sample.error for sample in read_files(root, row["members"], 4000) if sample.error not in (None, "too_large")}
+        return {sample.key: sample.error for sample in read_files(root, row["members"], 4000)
+                if sample.error not in (None, "too_large")}
 
     storage.put_whole(storage.join(root, "class 0/ü3#%41.jpg"), b"other")
     assert errors() == {"class 0/ü3#%41.jpg": "replaced"}

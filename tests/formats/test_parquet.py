@@ -10,8 +10,9 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.formats.parquet import read_keys, read_rows
-from pipeline.formats.tar import ShardUnreadable
-from pipeline.inputs.find import Inputs, check_found, find_shards
+from pipeline.formats.samples import ShardUnreadable
+from pipeline.inputs.find import check_found, find_shards
+from pipeline.inputs.read import Inputs
 from pipeline.store.retry import Replaced
 from tests.support.jobs import SEED, digest, job, labels_folder
 
@@ -36,7 +37,8 @@ def test_bytes_with_a_key_or_without():
     images = pa.array(IMAGES, pa.binary())
     assert read(parquet(image=images, key=pa.array(["k0", "k1", "k2", "k3"]))) == [
         (0, "k0", IMAGES[0], None), (1, "k1", b"", "empty"), (2, "k2", b"", None), (3, "k3", IMAGES[3], None)]
-    assert [row[1] for row in read(parquet(picture=images.cast(pa.large_binary()), size=pa.array([1] * 4)))] == list("0123")
+    assert [row[1] for row in read(parquet(picture=images.cast(pa.large_binary()),
+                                           size=pa.array([1] * 4)))] == list("0123")
     assert [row[1] for row in read(parquet(a=images, b=images, id=pa.array([9, 8, 7, 6])), "b", "id")] == list("9876")
 
 
@@ -48,7 +50,8 @@ def test_hugging_faces_struct():
 
 @pytest.mark.parametrize(("data", "options", "says"), [
     (b"not parquet", {}, "not a Parquet file"), (parquet(image=STRUCT)[:-20], {}, "not a Parquet file"),
-    (parquet(x=pa.array([1])), {}, "no columns hold bytes, or structs of bytes and path .x int64.; if the images are loose files"),
+    (parquet(x=pa.array([1])), {},
+     "no columns hold bytes, or structs of bytes and path .x int64.; if the images are loose files"),
     (parquet(a=STRUCT, b=STRUCT), {}, "2 columns hold bytes"), (parquet(image=STRUCT), {"image": "y"}, "no column 'y'"),
     (parquet(image=STRUCT, x=pa.array([1] * 4)), {"image": "x"}, "column 'x' holds int64, not bytes of images"),
     (parquet(image=STRUCT), {"most": 3}, "more than 3 images")])
@@ -75,7 +78,7 @@ def test_the_format_is_found_or_said(tmp_path):
     with pytest.raises(UserError, match=r"b\.parquet: no columns hold bytes"):
         check_found(config, find_shards(str(tmp_path), "parquet"))
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="holds no tar shards .* no .parquet files and no images"):
+    with pytest.raises(UserError, match=r"holds no tar shards .* no .parquet files and no images"):
         check_found(config, find_shards(str(tmp_path / "none")))
 
 
@@ -85,7 +88,8 @@ def test_over_s3_with_faults_and_replaced(proxy, s3):
     s3[1].pipe_file("photos/faults/a.parquet", data)
     proxy.rate = 0.3
     with Inputs(None, None, 10**6, None).open("s3://photos/faults/a.parquet") as (samples, version):
-        assert version.size == len(data) and [sample.encoded for sample in samples] == [row[2] for row in read(data, max_bytes=10**6)]
+        assert version.size == len(data)
+        assert [sample.encoded for sample in samples] == [row[2] for row in read(data, max_bytes=10**6)]
     assert proxy.counts.total() > 0
     with pytest.raises(Replaced), Inputs(None, None, 10**6, None).open("s3://photos/faults/a.parquet") as (samples, _):
         next(samples)
@@ -109,7 +113,8 @@ def test_the_job_labels_a_parquet_file_as_it_does_a_tar(undisturbed, photographs
     assert [row["key"] for row in ours] == [name for name, _ in photographs]
 
 
-@pytest.mark.parametrize("kind", [pa.large_binary(), pa.binary_view(), pa.binary(3), pa.dictionary(pa.int32(), pa.binary())])
+@pytest.mark.parametrize("kind", [pa.large_binary(), pa.binary_view(), pa.binary(3),
+                                  pa.dictionary(pa.int32(), pa.binary())])
 def test_every_type_of_bytes_holds_images(kind):
     values = pa.array([b"one", b"two", b"one"], pa.binary())
     column = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
@@ -117,12 +122,13 @@ def test_every_type_of_bytes_holds_images(kind):
 
 
 def test_keys_that_are_bytes_are_text():
-    found = read(parquet(image=pa.array([b"1", b"2", b"3"]), key=pa.array([b"k0", "ü".encode(), b"\xff"])), None, "key")
+    keys = pa.array([b"k0", "ü".encode(), b"\xff"])
+    found = read(parquet(image=pa.array([b"1", b"2", b"3"]), key=keys), None, "key")
     assert [row[1] for row in found] == ["k0", "ü", "\\xff"]
 
 
 def test_what_is_refused_names_its_type():
-    with pytest.raises(ShardUnreadable, match="holds list<.*uint8>, not bytes of images"):
+    with pytest.raises(ShardUnreadable, match=r"holds list<.*uint8>, not bytes of images"):
         read(parquet(image=pa.array([[1, 2]], pa.list_(pa.uint8()))), "image")
 
 
@@ -136,8 +142,10 @@ def test_keys_and_truths_are_read_without_the_images(column):
 
 
 @pytest.mark.parametrize(("data", "says"), [
-    (b"", "it is empty"), (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer, not the file itself"),
-    (b"<html>no</html>", "it is an HTML page, not a Parquet file"), (b"PAR1 and no end", "not a Parquet file that can be read")])
+    (b"", "it is empty"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer, not the file itself"),
+    (b"<html>no</html>", "it is an HTML page, not a Parquet file"),
+    (b"PAR1 and no end", "not a Parquet file that can be read")])
 def test_what_is_no_parquet_says_what_it_is(data, says):
     with pytest.raises(ShardUnreadable, match=f"^{says}"):
         read(data)

@@ -9,7 +9,8 @@ import tarfile
 import pyarrow as pa
 import pytest
 
-from pipeline.formats.tar import SHARD_NAME, ShardUnreadable, read_samples
+from pipeline.formats.samples import ShardUnreadable
+from pipeline.formats.tar import SHARD_NAME, read_samples
 from tests.support.tars import make_tar
 
 

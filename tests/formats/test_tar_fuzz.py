@@ -1,4 +1,4 @@
-"""Hundreds of tars by chance: read as they were made, cut ones never end in silence, and nothing but ShardUnreadable."""
+"""Hundreds of random tars: whole ones are read, cut ones never end in silence, and only ShardUnreadable is raised."""
 
 import io
 import random
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.formats.tar import ShardUnreadable
+from pipeline.formats.samples import ShardUnreadable
 from tests.formats.test_tar import read
 from tests.support.tars import END, GNU, PACKINGS, V7, member, signed, skippable
 
@@ -21,9 +21,11 @@ def tar_by_chance(chance: random.Random) -> tuple[bytes, list[Row]]:
     kind = chance.choice([*FORMATS])
     by_hand = kind in ("oldgnu", "v7")
     buffer, rows, written = io.BytesIO(), [], b""
-    tar = tarfile.TarFile(fileobj=buffer, mode="w", format=FORMATS["gnu" if by_hand else kind], errors="surrogateescape")
+    tar = tarfile.TarFile(fileobj=buffer, mode="w", format=FORMATS["gnu" if by_hand else kind],
+                          errors="surrogateescape")
     for number in range(chance.randrange(7)):
-        folders = [chance.choice([*ODD, "v1.2"]) for _ in range(chance.randrange(2 if kind in ("ustar", "oldgnu", "v7") else 6))]
+        folders = [chance.choice([*ODD, "v1.2"])
+                   for _ in range(chance.randrange(2 if kind in ("ustar", "oldgnu", "v7") else 6))]
         if by_hand or kind == "ustar":
             folders = [folder for folder in folders if len(folder) < 50]
         key = "/".join([*folders, f"{number}{chance.choice(ODD[:8])}"])
@@ -34,7 +36,8 @@ def tar_by_chance(chance: random.Random) -> tuple[bytes, list[Row]]:
             written, buffer = written + buffer.getvalue(), io.BytesIO()
             tar.fileobj = buffer
             times = b"%011o\0%011o\0" % (chance.randrange(8**11), chance.randrange(8**11)) if kind == "oldgnu" else b""
-            written += member(name.encode("utf-8", "surrogateescape"), content, chance.choice([b"0", b"\0"]), FORMATS[kind], times)
+            written += member(name.encode("utf-8", "surrogateescape"), content, chance.choice([b"0", b"\0"]),
+                              FORMATS[kind], times)
         else:
             info = tarfile.TarInfo(name)
             info.size, info.mtime = len(content), chance.choice([0, 1.5, 2**33]) if kind != "ustar" else 0
@@ -104,10 +107,12 @@ def test_headers_by_chance(seed):
         data = bytearray(body + END)
         for at in range(0, len(body), 512):
             if data[at + 257:at + 262] == b"ustar" and chance.randrange(3) == 0:
-                start, stop = chance.choice([(0, 100), (124, 136), (156, 157), (156, 157), (157, 257), (257, 265), (345, 500), (482, 495)])
+                start, stop = chance.choice([(0, 100), (124, 136), (156, 157), (156, 157), (157, 257), (257, 265),
+                                             (345, 500), (482, 495)])
                 block = data[at:at + 512]
                 block[start:stop] = (chance.randbytes(stop - start) if chance.randrange(3) else
-                                     chance.choice([b"\xff", b"7", b"0", b"S", b"x", b"L", b"g", b"K", b"X", b"D", b"\x80"]) * (stop - start))
+                                     chance.choice([b"\xff", b"7", b"0", b"S", b"x", b"L", b"g", b"K", b"X", b"D",
+                                                    b"\x80"]) * (stop - start))
                 data[at:at + 512] = signed(block)
         try:
             for _, key, _, _ in read(bytes(data)):
@@ -118,5 +123,11 @@ def test_headers_by_chance(seed):
 
 def check_sentence(error: ShardUnreadable) -> None:
     told = str(error)
-    assert told and "\n" not in told and "Error" not in told and ".." not in told.partition("'")[0] and not told.endswith("."), told
+    assert (
+        told
+        and "\n" not in told
+        and "Error" not in told
+        and ".." not in told.partition("'")[0]
+        and not told.endswith(".")
+    ), told
     told.encode()

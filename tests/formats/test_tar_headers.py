@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pipeline.formats.tar import ShardUnreadable
+from pipeline.formats.samples import ShardUnreadable
 from tests.formats.test_tar import PHOTOS, read
 from tests.support.tars import END, GNU, POSIX, V7, header, make_tar, member, signed
 
@@ -27,7 +27,8 @@ def test_times_of_gnu_are_no_part_of_the_name(times):
 def test_times_in_headers_of_other_kinds(kind):
     """The label of a volume, the list of a folder and others are passed over without harm to their neighbours."""
     size = 0 if kind in b"V5" else 700
-    data = header(b"folder/", size, kind, GNU, TIMES) + bytes(-(-size // 512) * 512) + member(b"b.jpg", b"B", b"0", GNU, TIMES) + END
+    data = header(b"folder/", size, kind, GNU,
+                  TIMES) + bytes(-(-size // 512) * 512) + member(b"b.jpg", b"B", b"0", GNU, TIMES) + END
     assert names(data) == ["b"]
 
 
@@ -46,11 +47,11 @@ def test_a_prefix_is_read_where_posix_has_it():
 def test_sizes_in_base_256():
     size = b"\x80" + (5).to_bytes(11, "big")
     assert read(header(b"a.jpg", 0, size_field=size) + b"AAAAA".ljust(512, b"\0") + END) == [(0, "a", b"AAAAA", None)]
-    with pytest.raises(ShardUnreadable, match="no valid tar header at byte 1,024 .a negative size"):
+    with pytest.raises(ShardUnreadable, match=r"no valid tar header at byte 1,024 .a negative size"):
         read(member(b"a.jpg", b"A") + header(b"b.jpg", 0, size_field=b"\xff" * 12) + END)
-    with pytest.raises(ShardUnreadable, match="no valid tar header at byte 0 .a negative size"):
+    with pytest.raises(ShardUnreadable, match=r"no valid tar header at byte 0 .a negative size"):
         read(header(b"long", 0, b"L", GNU, size_field=b"\xff" + b"\0" * 11) + END)
-    with pytest.raises(ShardUnreadable, match="it ends inside 'b.jpg', at byte 2,560"):
+    with pytest.raises(ShardUnreadable, match=r"it ends inside 'b.jpg', at byte 2,560"):
         read(member(b"a.jpg", b"A") + header(b"b.jpg", 0, size_field=b"\x80" + b"\0\0\0\x7f" * 2 + bytes(3)) + END)
 
 
@@ -94,15 +95,19 @@ def test_a_sparse_file_that_holds_less_than_its_map_says():
     sparse = bytearray(header(b"a.jpg", 512, b"S", GNU))
     sparse[386:410] = b"%011o\0%011o\0" % (0, 1000)
     sparse[483:495] = b"%011o\0" % 1000
-    with pytest.raises(ShardUnreadable, match="it has a sparse file 'a.jpg' with a damaged map"):
+    with pytest.raises(ShardUnreadable, match=r"it has a sparse file 'a.jpg' with a damaged map"):
         read(signed(sparse) + b"A" * 512 + member(b"b.jpg", b"B") + END)
 
 
-@pytest.mark.parametrize("options", [["--format=v7"], ["--format=oldgnu"], ["--format=gnu"], ["--format=ustar"], ["--format=posix"],
-                                     *(["--format=posix", "-S", f"--sparse-version={one}"] for one in ("0.0", "0.1", "1.0")),
-                                     ["--format=gnu", "-S"], ["--format=gnu", "-S", "-G"], ["--format=oldgnu", "-G", "-V", "label"]])
+@pytest.mark.parametrize("options", [["--format=v7"], ["--format=oldgnu"], ["--format=gnu"], ["--format=ustar"],
+                                     ["--format=posix"],
+                                     *(["--format=posix", "-S", f"--sparse-version={one}"]
+                                       for one in ("0.0", "0.1", "1.0")),
+                                     ["--format=gnu", "-S"], ["--format=gnu", "-S", "-G"],
+                                     ["--format=oldgnu", "-G", "-V", "label"]])
 def test_as_gnu_tar_wrote_it(options, tmp_path):
-    version = subprocess.run(["tar", "--version"], capture_output=True, check=False).stdout if shutil.which("tar") else b""
+    version = subprocess.run(["tar", "--version"], capture_output=True,
+                             check=False).stdout if shutil.which("tar") else b""
     if b"GNU" not in version:
         pytest.skip("no GNU tar(1)")
     (tmp_path / "d").mkdir()
@@ -114,7 +119,8 @@ def test_as_gnu_tar_wrote_it(options, tmp_path):
             file.truncate(len(content))
     data = subprocess.run(["tar", *options, "-cf", "-", "d"], cwd=tmp_path, capture_output=True, check=True).stdout
     expected = {path.stem: path.read_bytes() for path in (tmp_path / "d").iterdir()}
-    assert {key: encoded for _, key, encoded, _ in read(data)} == {f"d/{name}": content for name, content in expected.items()}
+    assert {key: encoded for _, key, encoded, _ in read(data)} == {f"d/{name}": content
+                                                                   for name, content in expected.items()}
 
 
 LONG = make_tar(("n" * 5000 + "\n.jpg", b"Z" * 900))
@@ -122,10 +128,13 @@ WHERE = {
     "no end mark": (PHOTOS[:12 * 512], r"it has no end mark \(at byte 6,144\): it was not closed, or it was cut"),
     "inside a header": (PHOTOS[:3584 + 200], "it ends inside a header, at byte 3,784: it was cut"),
     "inside an image": (PHOTOS[:3000], "it ends inside 'x/a.jpg', at byte 3,000: it was cut"),
-    "inside a member that is passed over": (make_tar(("film.mp4", bytes(9000)))[:5000], "it ends inside 'film.mp4', at byte 5,000"),
-    "at the last byte of one": (make_tar(("film.mp4", bytes(9000)))[:512 + 9215], "it ends inside 'film.mp4', at byte 9,727"),
+    "inside a member that is passed over": (make_tar(("film.mp4", bytes(9000)))[:5000],
+                                            "it ends inside 'film.mp4', at byte 5,000"),
+    "at the last byte of one": (make_tar(("film.mp4", bytes(9000)))[:512 + 9215],
+                                "it ends inside 'film.mp4', at byte 9,727"),
     "inside a long name": (make_tar(("n" * 300 + ".jpg", b"1"))[:900], "it ends inside a header, at byte 900"),
-    "a damaged header": (PHOTOS[:3600] + b"\xff" + PHOTOS[3601:], r"it has no valid tar header at byte 3,584 \(bad checksum\)"),
+    "a damaged header": (PHOTOS[:3600] + b"\xff" + PHOTOS[3601:],
+                         r"it has no valid tar header at byte 3,584 \(bad checksum\)"),
     "joined": (PHOTOS + PHOTOS, "data follows its end mark, at byte 10,240"),
     "a name of many characters": (LONG[:LONG.index(b"Z" * 900) + 100], r"it ends inside 'n{100}…', at byte"),
 }

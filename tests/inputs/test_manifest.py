@@ -38,21 +38,34 @@ def test_given_sizes_and_versions_are_believed(tmp_path):
         assert [sample.error for sample in read_files(str(tmp_path), row["members"], 100)] == [None, "not_a_file"]
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("url\na.jpg\n", "a manifest has a column uri"), ("uri\n", "this one has uri and no line"), ("", "has nothing"),
-    ("uri,size,etag\na.jpg,many,e\n", "line 2, column size: 'many' is no number of bytes"),
-    ("uri,size,etag\na.jpg,1,e\n\nb.jpg,,\n", "line 4, column size: '' is no number"),
-    ("uri,size,etag\na.jpg,1,\n", "line 2, column etag: it is empty"), ("uri,uri\na,b\n", "line 1: there are several columns uri"),
-    ("uri\na.jpg\nfoo://x/y.jpg\n", "line 3, column uri: foo://x/y.jpg: Protocol not known"),
-    ("uri,n\na.jpg,1,2\n", "line 2: 3 values for 2 columns"), ('uri\n"a.jpg\n', "line 2: not CSV"), ("uri\ns3://key:secret@b/a.jpg\n", "line 2, column uri: it holds credentials"),
-    ("uri\na.jpg\ns3:/bucket/a.jpg\n", "line 3, column uri: it is 's3:/bucket/a.jpg', which is no URI; write s3://bucket/a.jpg")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("url\na.jpg\n", "a manifest has a column uri"),
+        ("uri\n", "this one has uri and no line"),
+        ("", "has nothing"),
+        ("uri,size,etag\na.jpg,many,e\n", "line 2, column size: 'many' is no number of bytes"),
+        ("uri,size,etag\na.jpg,1,e\n\nb.jpg,,\n", "line 4, column size: '' is no number"),
+        ("uri,size,etag\na.jpg,1,\n", "line 2, column etag: it is empty"),
+        ("uri,uri\na,b\n", "line 1: there are several columns uri"),
+        ("uri\na.jpg\nfoo://x/y.jpg\n", "line 3, column uri: foo://x/y.jpg: Protocol not known"),
+        ("uri,n\na.jpg,1,2\n", "line 2: 3 values for 2 columns"),
+        ('uri\n"a.jpg\n', "line 2: not CSV"),
+        ("uri\ns3://key:secret@b/a.jpg\n", "line 2, column uri: it holds credentials"),
+        (
+            "uri\na.jpg\ns3:/bucket/a.jpg\n",
+            "line 3, column uri: it is 's3:/bucket/a.jpg', which is no URI; write s3://bucket/a.jpg",
+        ),
+    ],
+)
 def test_what_is_wrong_is_said(tmp_path, text, says):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(UserError, match=says):
         find_shards(str(tmp_path / "list.csv"))
 
 
-@pytest.mark.parametrize(("data", "says"), [("uri\na.jpg\n".encode("utf-16"), "line 1: .* it is UTF-16"), (b"\x1f\x8b\x08\0", "compressed"),
+@pytest.mark.parametrize(("data", "says"), [("uri\na.jpg\n".encode("utf-16"), "line 1: .* it is UTF-16"),
+                                            (b"\x1f\x8b\x08\0", "compressed"),
                                             ("uri\nä.jpg\n".encode("latin-1"), "line 2: .* byte 4 is not UTF-8")])
 def test_what_is_no_text_is_said(tmp_path, data, says):
     (tmp_path / "list.csv").write_bytes(data)
@@ -66,14 +79,17 @@ def errors(manifest: Path) -> list[str | None]:
 
 
 def test_one_odd_line_stops_no_other(tmp_path):
-    """A cell that is empty, a folder, a name too long for any file, a version in quotes, one that is stale, a file that is gone."""
+    """An empty cell, a folder, a name too long for a file, a version in quotes, a stale version, a lost file."""
     (tmp_path / "a.jpg").write_bytes(b"one")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "list.csv").write_text(f"uri,note\na.jpg,x\n,y\nfolder,z\n{'n' * 300}.jpg,\nfile://{tmp_path}/a.jpg,\na.jpg/b.jpg,\n")
+    lines = ("uri,note", "a.jpg,x", ",y", "folder,z", f"{'n' * 300}.jpg,", f"file://{tmp_path}/a.jpg,", "a.jpg/b.jpg,")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
     assert errors(tmp_path / "list.csv") == [
         None, "not_a_file", "not_a_file", "not_a_file", None, "not_a_file"]
     etag = storage.stat(str(tmp_path / "a.jpg")).etag
-    (tmp_path / "known.csv").write_text(f"uri,size,etag\na.jpg,3,\"\"\"{etag}\"\"\"\na.jpg,3,stale\ngone.jpg,3,e\n,,\nfolder,3,e\na.jpg,3.0,{etag}\n")
+    (tmp_path / "known.csv").write_text(
+        f'uri,size,etag\na.jpg,3,"""{etag}"""\na.jpg,3,stale\ngone.jpg,3,e\n,,\nfolder,3,e\na.jpg,3.0,{etag}\n'
+    )
     assert errors(tmp_path / "known.csv") == [
         None, "replaced", "not_a_file", "not_a_file", "not_a_file", None]
 
@@ -99,12 +115,14 @@ def test_files_that_may_not_be_read_have_rows_unless_none_may(tmp_path, monkeypa
 def test_the_job_labels_a_manifest(undisturbed, photographs, tmp_path):
     for name, data in photographs:
         storage.put_whole(str(tmp_path / "store" / name), data)
-    (tmp_path / "list.csv").write_text("uri\n" + "".join(f"store/{name}\n" for name, _ in photographs) + "store/absent.jpg\n")
+    (tmp_path / "list.csv").write_text("uri\n" + "".join(f"store/{name}\n"
+                                                         for name, _ in photographs) + "store/absent.jpg\n")
     options = ("--input", tmp_path / "list.csv", "--output", tmp_path / "out")
     done = job("label", *options, *SEED, "--batch-size", 4, "--max-rejected", 1)
     assert done.returncode == 0 and "1 rejected (not_a_file 1)" in done.stdout, done.stdout + done.stderr
     digest(tmp_path / "list.csv", tmp_path / "out")
     assert "nothing to do" in job("label", *options, *SEED).stdout
-    rows, expected = ([pq.read_table(path, partitioning=None).to_pylist() for path in sorted(Path(folder).rglob("labels/**/*.parquet"))]
+    rows, expected = ([pq.read_table(path, partitioning=None).to_pylist()
+                       for path in sorted(Path(folder).rglob("labels/**/*.parquet"))]
                       for folder in (tmp_path / "out", undisturbed))
     assert [row["label_id"] for row in rows[0]] == [*(row["label_id"] for row in expected[0]), None]

@@ -12,9 +12,10 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.formats.tar import read_samples
 from pipeline.inputs import pack as packing
-from pipeline.inputs.find import Inputs, find_images, find_shards
+from pipeline.inputs.find import find_images, find_shards
 from pipeline.inputs.pack import pack
-from pipeline.inputs.pack_members import keys_of
+from pipeline.inputs.pack_members import make_keys
+from pipeline.inputs.read import Inputs
 from pipeline.truth import sources
 from tests.support.jobs import job
 
@@ -48,7 +49,8 @@ def members(output: Path) -> list[str]:
 
 
 def truths(output: Path, where: str = "member:cls") -> dict[str, str]:
-    return {row["name"]: row["value"] for row in sources.read_truth(sources.Examples(str(output), where, INPUTS)).said.to_pylist()}
+    return {row["name"]: row["value"]
+            for row in sources.read_truth(sources.Examples(str(output), where, INPUTS)).given.to_pylist()}
 
 
 def shard_bytes(output: Path) -> dict[str, bytes]:
@@ -107,10 +109,12 @@ def test_a_key_that_is_an_images_own_is_given_to_no_other(tmp_path, names, expec
 
 
 def test_texts_go_along_directly_behind_their_image(tmp_path):
-    root = fill(tmp_path / "in", "a/1.jpg", "a/1.cls", "a/1.txt", "a/2.jpg", "a/2.jpg.json", "a/3.JPG", "a/3.JSON", "a/b.c.png", "a/b.c.CLS",
+    root = fill(tmp_path / "in", "a/1.jpg", "a/1.cls", "a/1.txt", "a/2.jpg", "a/2.jpg.json", "a/3.JPG", "a/3.JSON",
+                "a/b.c.png", "a/b.c.CLS",
                 "x.jpg", "x.png", "x.cls", "b/9.cls", "notes", "a/1.heic")
     packed = pack(str(root), str(tmp_path / "out"), 2, "p", ("cls", "JSON"))
-    assert members(tmp_path / "out") == ["a/1.jpg", "a/1.cls", "a/2.jpg", "a/2.json", "a/3.jpg", "a/3.json", "a/b_c.png", "a/b_c.cls",
+    assert members(tmp_path / "out") == ["a/1.jpg", "a/1.cls", "a/2.jpg", "a/2.json", "a/3.jpg", "a/3.json",
+                                         "a/b_c.png", "a/b_c.cls",
                                          "x.jpg", "x.cls", "x_2.png", "x_2.cls"]
     assert truths(tmp_path / "out") == {"a/1": "a/1.cls", "a/b_c": "a/b.c.CLS", "x": "x.cls", "x_2": "x.cls"}
     assert truths(tmp_path / "out", "member:json") == {"a/2": "a/2.jpg.json", "a/3": "a/3.JSON"}
@@ -129,13 +133,16 @@ def test_texts_that_are_not_packed_are_counted_and_change_no_byte(tmp_path):
     assert packed.num_kept == 1 and packed.num_texts == 0 and shard_bytes(tmp_path / "out") == before
     assert packed.sentences() == [
         "1 left out, no images by their names (.txt 1), such as b/9.txt",
-        "4 left out, beside images and not packed (.cls 2, .json 1, none 1), such as a/1.cls; --members cls,json takes them along"]
+        ("4 left out, beside images and not packed (.cls 2, .json 1, none 1), such as a/1.cls; --members cls,json "
+        "takes them along")]
 
 
 def test_of_two_texts_that_would_be_one_member_one_is_packed_and_the_other_is_told(tmp_path):
-    packed = pack(str(fill(tmp_path / "in", "1.jpg", "1.CLS", "1.cls", "1.jpg.cls")), str(tmp_path / "out"), 2, "p", ("cls",))
+    packed = pack(str(fill(tmp_path / "in", "1.jpg", "1.CLS", "1.cls", "1.jpg.cls")), str(tmp_path / "out"), 2, "p",
+                  ("cls",))
     assert truths(tmp_path / "out") == {"1": "1.jpg.cls"}
-    assert packed.sentences() == ["2 left out, would be packed by the same name as another beside their image (.cls 2), such as 1.CLS"]
+    assert packed.sentences() == [("2 left out, would be packed by the same name as another beside their image (.cls "
+                                  "2), such as 1.CLS")]
 
 
 def test_a_changed_text_makes_its_shard_again(tmp_path):
@@ -163,8 +170,8 @@ def test_texts_count_towards_the_size_of_a_shard(tmp_path, monkeypatch):
     (lambda path: path.unlink(), "1.cls is gone, or may not be read any more; run it again"),
     (lambda path: path.write_bytes(b"longer than before"), "1.cls was replaced since it was listed; run it again")])
 def test_a_text_that_is_not_what_was_listed_is_told(tmp_path, monkeypatch, change, says):
-    root, arrange = fill(tmp_path / "in", "1.jpg", "1.cls"), packing.arrange
-    monkeypatch.setattr(packing, "arrange", lambda *args: (arrange(*args), change(root / "1.cls"))[0])
+    root, arrange = fill(tmp_path / "in", "1.jpg", "1.cls"), packing.order_members
+    monkeypatch.setattr(packing, "order_members", lambda *args: (arrange(*args), change(root / "1.cls"))[0])
     with pytest.raises(UserError, match=says):
         pack(str(root), str(tmp_path / "out"), 2, "p", ("cls",))
     assert not (tmp_path / "out").exists()
@@ -173,14 +180,18 @@ def test_a_text_that_is_not_what_was_listed_is_told(tmp_path, monkeypatch, chang
 def test_a_text_that_is_too_large_is_refused_before_anything_is_written(tmp_path):
     root = fill(tmp_path / "in", "1.jpg", "2.jpg", "2.json")
     os.truncate(root / "2.json", 2**22 + 1)
-    with pytest.raises(UserError, match=r"2.json has 4,194,305 bytes, and a text beside an image has 4,194,304 at most; take it away"):
+    with pytest.raises(
+        UserError, match=r"2.json has 4,194,305 bytes, and a text beside an image has 4,194,304 at most; take it away"
+    ):
         pack(str(root), str(tmp_path / "out"), 1, "p", ("json",))
     assert not (tmp_path / "out").exists() and pack(str(root), str(tmp_path / "out"), 1, "p").num_shards == 2
 
 
 @pytest.mark.parametrize(("given", "says"), [
-    (".cls", "suffixes without their dots"), ("", "it takes suffixes"), ("cls,,txt", "it takes suffixes"), ("a/b", "it takes suffixes"),
-    ("seg.json", "suffixes without their dots"), ("..", "it takes suffixes"), ("cls,JPG", "names jpg, the suffix of images or shards"),
+    (".cls", "suffixes without their dots"), ("", "it takes suffixes"), ("cls,,txt", "it takes suffixes"),
+    ("a/b", "it takes suffixes"),
+    ("seg.json", "suffixes without their dots"), ("..", "it takes suffixes"),
+    ("cls,JPG", "names jpg, the suffix of images or shards"),
     ("heic", "names heic"), ("tar", "names tar"), ("parquet", "names parquet")])
 def test_what_is_no_suffix_of_a_text_is_refused_before_anything_is_listed(tmp_path, given, says):
     with pytest.raises(UserError, match=says) as caught:
@@ -188,11 +199,12 @@ def test_what_is_no_suffix_of_a_text_is_refused_before_anything_is_listed(tmp_pa
     assert str(caught.value).startswith("--members names ")
 
 
-@pytest.mark.parametrize("prefix", ["", " ", "a/b", "/abs", "..", "../x", ".hidden", "_temporary", "a\\b", "a\0b", "a\nb", "a\udcff", "x" * 201,
+@pytest.mark.parametrize("prefix", ["", " ", "a/b", "/abs", "..", "../x", ".hidden", "_temporary", "a\\b", "a\0b",
+                                    "a\nb", "a\udcff", "x" * 201,
                                     "ü" * 101])
 def test_a_prefix_that_leads_out_of_the_output_or_hides_the_shards_is_refused(tmp_path, prefix):
     root = fill(tmp_path / "in", "1.jpg")
-    with pytest.raises(UserError, match="^--prefix is ") as caught:
+    with pytest.raises(UserError, match=r"^--prefix is ") as caught:
         pack(str(root), str(tmp_path / "out/put"), 1, prefix)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 600
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "1.jpg"]
@@ -211,7 +223,8 @@ def test_shards_of_a_longer_prefix_are_another_folders(tmp_path):
     assert pack(str(tmp_path / "in"), str(tmp_path / "out"), 1, "images").num_shards == 1
 
 
-@pytest.mark.parametrize("spelled", ["{0}", "{0}/", "{0}/.", "{0}/sub/..", "file://{0}", "FILE:{0}", "{1}/link", "//{0}"])
+@pytest.mark.parametrize("spelled", ["{0}", "{0}/", "{0}/.", "{0}/sub/..", "file://{0}", "FILE:{0}", "{1}/link",
+                                     "//{0}"])
 def test_an_output_that_is_the_input_is_refused(tmp_path, spelled):
     root = fill(tmp_path / "in", "1.jpg", "sub/2.jpg")
     (tmp_path / "link").symlink_to(root)
@@ -254,7 +267,8 @@ def test_an_input_below_the_output_is_listed_from_a_store():
         assert find_images("memory://below/in", "memory://below")[0]["path"].to_pylist() == ["1.jpg", "out/2.jpg"]
         assert find_images("memory://below/in", "memory://below/in/out")[0]["path"].to_pylist() == ["1.jpg"]
         assert find_shards("memory://below/in", output="memory://below").shards["path"].to_pylist() == ["day/3.tar"]
-        assert find_shards("memory://below/in", "tar", "day", "memory://below").shards["path"].to_pylist() == ["day/3.tar"]
+        assert find_shards("memory://below/in", "tar", "day",
+                           "memory://below").shards["path"].to_pylist() == ["day/3.tar"]
         assert len(find_shards("memory://below/in", "tar", "day", "memory://below/in/day").shards) == 0
     finally:
         fs.rm("/below", recursive=True)
@@ -264,40 +278,46 @@ def test_nothing_is_written_where_a_link_leads(tmp_path):
     root = fill(tmp_path / "in", "1.jpg")
     fill(tmp_path, "elsewhere/precious.tar", "out/kept")
     (tmp_path / "out/p-00000.tar").symlink_to(tmp_path / "elsewhere/precious.tar")
-    with pytest.raises(UserError, match=r"p-00000.tar is a link to .*/elsewhere/precious.tar, and nothing is written there"):
+    with pytest.raises(
+        UserError, match=r"p-00000.tar is a link to .*/elsewhere/precious.tar, and nothing is written there"
+    ):
         pack(str(root), str(tmp_path / "out"), 1, "p")
     assert (tmp_path / "elsewhere/precious.tar").read_bytes() == b"elsewhere/precious.tar"
     pack(str(root), str(tmp_path / "elsewhere"), 1, "p")
     (tmp_path / "out/p-00000.tar").unlink()
-    (tmp_path / "out/p-00000.tar").symlink_to(tmp_path / "elsewhere/p-00000.tar")  # as git-annex has them: this very shard
+    (tmp_path / "out/p-00000.tar").symlink_to(
+        tmp_path / "elsewhere/p-00000.tar"
+    )  # as git-annex has them: this very shard
     assert pack(str(root), str(tmp_path / "out"), 1, "p").num_kept == 1
 
 
 def test_an_output_that_cannot_be_written_is_told(tmp_path):
     root = fill(tmp_path, "in/1.jpg", "file") / "in"
-    with pytest.raises(UserError, match="^--output .*/file cannot be used"):
+    with pytest.raises(UserError, match=r"^--output .*/file cannot be used"):
         pack(str(root), str(tmp_path / "file"), 1, "p")
     (tmp_path / "out/p-00000.tar").mkdir(parents=True)
-    with pytest.raises(UserError, match="^--output .*/out cannot be used"):
+    with pytest.raises(UserError, match=r"^--output .*/out cannot be used"):
         pack(str(root), str(tmp_path / "out"), 1, "p")
 
 
 def test_a_web_server_is_refused_in_one_sentence():
-    with pytest.raises(UserError, match="^--input https://host/photos: a web server does not list its files"):
+    with pytest.raises(UserError, match=r"^--input https://host/photos: a web server does not list its files"):
         pack("https://host/photos", "out", 1, "p")
 
 
-def test_keys_of_a_store_that_begin_with_a_slash_are_no_absolute_names():
-    assert list(keys_of(["/etc/x.jpg", "//y.jpg", "etc/x.jpg"])) == ["etc/x", "y", "etc/x_2"]
+def test_make_keys_a_store_that_begin_with_a_slash_are_no_absolute_names():
+    assert list(make_keys(["/etc/x.jpg", "//y.jpg", "etc/x.jpg"])) == ["etc/x", "y", "etc/x_2"]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_folder(tmp_path, seed):
     """Every image has one key, its own if that is free, and each text is read for its image."""
     rng = random.Random(seed)
-    stems = [rng.choice(["", "d/", "d.e/"]) + rng.choice(["x", "X", "x_2", "x_2_2", "x.2", "x..y", "_", "é", "x_3", "a b"]) for _ in range(60)]
+    stems = [rng.choice(["", "d/", "d.e/"]) + rng.choice(["x", "X", "x_2", "x_2_2", "x.2", "x..y", "_", "é", "x_3",
+                                                          "a b"]) for _ in range(60)]
     images = {f"{stem}.{rng.choice(['jpg', 'JPG', 'png', 'webp', 'jpeg'])}" for stem in stems}
-    texts = {rng.choice([stem, rng.choice(sorted(images)), f"alone{at}"]) + "." + rng.choice(["cls", "CLS", "txt"]) for at, stem in enumerate(stems)}
+    texts = {rng.choice([stem, rng.choice(sorted(images)), f"alone{at}"]) + "." + rng.choice(["cls", "CLS", "txt"])
+             for at, stem in enumerate(stems)}
     root = fill(tmp_path / "in", *images, *texts)
     packed = pack(str(root), str(tmp_path / "out"), rng.randrange(1, 30), "p", ("cls",))
     found = keys(tmp_path / "out")
@@ -328,7 +348,8 @@ def test_the_job_tells_what_it_packed_and_what_not(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"1 images and 1 texts beside them in 1 shards at {tmp_path / 'out'} (0 of them were there before)",
-        "left out: 1 left out, beside images and not packed (.json 1), such as a/1.json; --members cls,json takes them along"]
+        ("left out: 1 left out, beside images and not packed (.json 1), such as a/1.json; --members cls,json takes "
+        "them along")]
     for flags in (("--members", "jpg"), ("--prefix", "../x"), ("--output", root)):
         refused = job("pack", "--input", root, "--output", tmp_path / "other", *flags)
         assert refused.returncode == 2 and refused.stderr.startswith("error: --") and refused.stderr.count("\n") == 1
@@ -338,7 +359,8 @@ def test_the_job_tells_what_it_packed_and_what_not(tmp_path):
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize(("source", "output"), [("s3://photos/packing/in", "s3a://photos/packing/in/out"), ("s3a://photos/packing/in", "s3://photos/packing")])
+@pytest.mark.parametrize(("source", "output"), [("s3://photos/packing/in", "s3a://photos/packing/in/out"),
+                                                ("s3a://photos/packing/in", "s3://photos/packing")])
 def test_a_bucket_is_packed_into_itself(s3, monkeypatch, source, output):
     environ, fs = s3
     for name, value in environ.items():
@@ -349,7 +371,7 @@ def test_a_bucket_is_packed_into_itself(s3, monkeypatch, source, output):
         for kept in (0, 1):
             packed = pack(source, output, 5, "p", ("cls",))
             assert (packed.num_images, packed.num_texts, packed.num_kept, packed.sentences()) == (2, 2, kept, [])
-        found = sources.read_truth(sources.Examples(output + "/p-00000.tar", "member:cls", INPUTS)).said
+        found = sources.read_truth(sources.Examples(output + "/p-00000.tar", "member:cls", INPUTS)).given
         assert {row["name"]: row["value"] for row in found.to_pylist()} == {"a/1": "a/1.cls", "a/1_2": "a/1.cls"}
     finally:
         fs.rm("photos/packing", recursive=True)

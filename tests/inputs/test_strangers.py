@@ -1,4 +1,4 @@
-"""Inputs as strangers have them, made by chance: every file and member is a row, or is counted as left out; nothing raises or hangs."""
+"""Random inputs: every file and member has a row or is counted as left out; nothing raises an error or hangs."""
 
 import gzip
 import io
@@ -14,13 +14,16 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.formats.left_out import LeftOut
 from pipeline.formats.loose import NOT_READ
-from pipeline.formats.tar import ShardUnreadable
-from pipeline.inputs.find import Inputs, find_shards
+from pipeline.formats.samples import ShardUnreadable
+from pipeline.inputs.find import find_shards
+from pipeline.inputs.read import Inputs
 from pipeline.store import storage
 
 SEEDS = range(300)
-FOLDERS = ("", "", "a/", "a/b c/", "dt=2026-11-24/", "ü/", ".git/", "_temporary/0/", "__MACOSX/", "@eaDir/", "x.y/", "odd\udcfe/", "_x=1/")
-STEMS = ("img", "IMG_1", "_DSC1", "._img", ".hidden", "Screenshot 10.15", "odd\udcff", "back\\xff", "back\\slash", "new\nline", "ü", "%41#?", "a" * 200)
+FOLDERS = ("", "", "a/", "a/b c/", "dt=2026-11-24/", "ü/", ".git/", "_temporary/0/", "__MACOSX/", "@eaDir/", "x.y/",
+           "odd\udcfe/", "_x=1/")
+STEMS = ("img", "IMG_1", "_DSC1", "._img", ".hidden", "Screenshot 10.15", "odd\udcff", "back\\xff", "back\\slash",
+         "new\nline", "ü", "%41#?", "a" * 200)
 IMAGES = (".jpg", ".JPG", ".jpeg", ".png", ".tif", ".webp")
 OTHERS = ("", ".jfif", ".jpe", ".heic", ".txt", ".json", ".csv", ".01", ".zip", ".toolongasuffix")
 
@@ -38,7 +41,8 @@ def read(root: str, found: pa.Table) -> tuple[list[str | None], LeftOut, list[st
     for row in found.to_pylist():
         of_shard = LeftOut()
         try:
-            with inputs.open(storage.child(root, row["path"]), row if "members" in row else None, of_shard) as (samples, _):
+            with inputs.open(storage.child(root, row["path"]), row if "members" in row else None,
+                             of_shard) as (samples, _):
                 of_this = [sample.error for sample in samples]
         except (ShardUnreadable, OSError) as error:
             failed.append(f"{row['path']}: {error}")
@@ -90,10 +94,11 @@ def count_beside(names: set[str]) -> int:
     def visible(name: str) -> bool:
         *folders, base = name.split("/")
         return not base.startswith(".") and not any(
-            part.startswith(".") or part.startswith("_") and "=" not in part or part == "@eaDir" for part in folders)
+            part.startswith(".") or (part.startswith("_") and "=" not in part) or part == "@eaDir" for part in folders)
 
     images = {os.path.splitext(name)[0] for name in names if visible(name) and name.lower().endswith(IMAGES)}
-    others = [name for name in names if visible(name) and not name.lower().endswith((*IMAGES, ".jfif", ".jpe", ".heic", ".parquet"))]
+    others = [name for name in names if visible(name)
+              and not name.lower().endswith((*IMAGES, ".jfif", ".jpe", ".heic", ".parquet"))]
     return sum(os.path.splitext(name)[0] in images for name in others)
 
 
@@ -124,7 +129,8 @@ def test_every_member_of_a_tar_is_a_row_or_left_out(tmp_path, seeds):
             continue
         assert not failed, (seed, failed)
         beside = num_members - len(errors) - left_out.total()
-        assert 0 <= beside <= len([name for name in taken if name.endswith((".txt", ".json", ".csv", ".01", ".zip", ".toolongasuffix"))]), seed
+        assert 0 <= beside <= len([name for name in taken
+                                   if name.endswith((".txt", ".json", ".csv", ".01", ".zip", ".toolongasuffix"))]), seed
         assert (beside == 0) or errors
 
 
@@ -133,7 +139,8 @@ def test_every_line_of_a_manifest_is_a_row_or_one_sentence(tmp_path, seeds):
     (tmp_path / "a.jpg").write_bytes(b"one")
     (tmp_path / "folder").mkdir()
     etag = storage.stat(str(tmp_path / "a.jpg")).etag
-    sane = ("a.jpg", "", "folder", "absent.jpg", f"{tmp_path}/a.jpg", f"file://{tmp_path}/a.jpg", "n" * 300, " a.jpg ", "ü.jpg", '"a,b.jpg"')
+    sane = ("a.jpg", "", "folder", "absent.jpg", f"{tmp_path}/a.jpg", f"file://{tmp_path}/a.jpg", "n" * 300, " a.jpg ",
+            "ü.jpg", '"a,b.jpg"')
     mad = ("foo://x/y.jpg", "a.jpg,b,c,d", '"a.jpg', "s3://key:secret@b/x.jpg", "z\0.jpg")
     for seed in seeds:
         rng = random.Random(2000 + seed)

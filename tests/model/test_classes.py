@@ -64,5 +64,5 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, content: str, reaso
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--classes .*missing.csv does not exist"):
+    with pytest.raises(UserError, match=r"--classes .*missing.csv does not exist"):
         load_classes(str(tmp_path / "missing.csv"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.model import inception_v4
+from pipeline.model import spec
 from pipeline.model.inception_v4 import InceptionV4
 
 
@@ -58,8 +58,8 @@ def test_other_numbers_of_classes() -> None:
 
 def test_preprocessing_constants_are_those_of_timms_weights(theirs: Any) -> None:
     config = theirs.default_cfg
-    assert config["input_size"] == (3, inception_v4.INPUT_SIZE, inception_v4.INPUT_SIZE)
-    assert config["crop_pct"] == inception_v4.CROP
-    assert config["interpolation"] == inception_v4.INTERPOLATION
-    assert config["mean"] == (inception_v4.MEAN,) * 3 and config["std"] == (inception_v4.STD,) * 3
-    assert inception_v4.RESIZE_SIDE == 341
+    assert config["input_size"] == (3, spec.INPUT_SIZE, spec.INPUT_SIZE)
+    assert config["crop_pct"] == spec.CROP
+    assert config["interpolation"] == spec.INTERPOLATION
+    assert config["mean"] == (spec.MEAN,) * 3 and config["std"] == (spec.STD,) * 3
+    assert spec.RESIZE_SIDE == 341

@@ -6,21 +6,22 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.model.classes import load_classes
-from pipeline.model.spelling import find_alike, name_folder, name_number, read_id, read_name, spell
+from pipeline.model.spelling import find_alike, normalize_name, read_folder, read_id, read_name, read_number
 
 PEAR = "po\u0308re"  # o and the dots apart
 
 
 @pytest.mark.parametrize("text", [" pear", "pear ", "\ufeffpear", "pear\u200b", "\tpear\r\n", "\u00a0pear\u2060"])
 def test_what_nobody_sees_at_the_ends_is_no_part_of_a_name(text):
-    assert spell(text) == read_name(text) == "pear" == name_folder(f"x/{text}/1.jpg")
+    assert normalize_name(text) == read_name(text) == "pear" == read_folder(f"x/{text}/1.jpg")
 
 
 def test_both_forms_of_a_letter_are_one_name():
-    assert spell(PEAR) == "p\u00f6re" == name_folder(f"{PEAR}/1.jpg")
+    assert normalize_name(PEAR) == "p\u00f6re" == read_folder(f"{PEAR}/1.jpg")
 
 
-@pytest.mark.parametrize(("text", "name"), [("-1", None), ("", None), (" ", None), ("NaN", None), ("0", "0"), ("10.0", "10"), ("0.", "0"), ("1.5", "1.5"),
+@pytest.mark.parametrize(("text", "name"), [("-1", None), ("", None), (" ", None), ("NaN", None), ("0", "0"),
+                                            ("10.0", "10"), ("0.", "0"), ("1.5", "1.5"),
                                             ("-2", "-2"), ("007", "007"), ("nano", "nano")])
 def test_no_label_is_no_label(text, name):
     assert read_name(text) == name
@@ -31,16 +32,19 @@ def test_numbers_of_classes():
     for text in ("NA", "7.5", "cat"):
         with pytest.raises(ValueError):
             read_id(text)
-    assert [name_number(number) for number in (0, 10.0, -1, -1.0, math.nan, 0.5, math.inf)] == ["0", "10", None, None, None, "0.5", "inf"]
+    assert [read_number(number)
+            for number in (0, 10.0, -1, -1.0, math.nan, 0.5, math.inf)] == ["0", "10", None, None, None, "0.5", "inf"]
 
 
-@pytest.mark.parametrize("key", ["1.jpg", ".ipynb_checkpoints/1.jpg", "cats/.ipynb_checkpoints/1.jpg", "@eaDir/1.jpg", "x/__MACOSX/cats/1.jpg", " /1.jpg"])
+@pytest.mark.parametrize("key", ["1.jpg", ".ipynb_checkpoints/1.jpg", "cats/.ipynb_checkpoints/1.jpg", "@eaDir/1.jpg",
+                                 "x/__MACOSX/cats/1.jpg", " /1.jpg"])
 def test_folders_that_are_no_classes(key):
-    assert name_folder(key) is None
+    assert read_folder(key) is None
 
 
 def test_names_that_look_alike():
-    assert find_alike(["Pear", "pear", "apple", "red apple", "redapple", "plum"]) == [["Pear", "pear"], ["red apple", "redapple"]]
+    assert find_alike(["Pear", "pear", "apple", "red apple", "redapple", "plum"]) == [["Pear", "pear"],
+                                                                                      ["red apple", "redapple"]]
 
 
 def write(folder, *rows):

@@ -63,7 +63,7 @@ def test_identity_is_cheap_and_stable(tmp_path: Path) -> None:
     assert weights.identify("seed:0").model_id == "inception_v4-61350f2a"
     assert [weights.identify(spec).meaningless for spec in ("pretrained", str(path), "seed:0")] == [
         False, False, True]
-    program = "import sys; from pipeline.weights import identify; identify('seed:1'); print('torch' in sys.modules)"
+    program = "import sys; from pipeline.model.weights import identify; identify('seed:1'); print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).strip() == "False"
 
 
@@ -114,7 +114,9 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     whole = hollow_state()
     lacking = {name: tensor for name, tensor in whole.items() if name != "features.3.conv.bn.bias"}
     assert "it lacks 'features.3.conv.bn.bias'." in failure(save(lacking, tmp_path / "lacking.pth"))
-    assert "it lacks 'features.0.bn.bias', 'features.0.bn.running_mean', 'features.0.bn.running_var' and" in failure(save({}, tmp_path / "empty.pth"))
+    assert "it lacks 'features.0.bn.bias', 'features.0.bn.running_mean', 'features.0.bn.running_var' and" in failure(
+        save({}, tmp_path / "empty.pth")
+    )
     assert "it has unknown 'fc.weight'." in failure(save(whole | {"fc.weight": torch.zeros(1)}, tmp_path / "more.pth"))
     wrong = whole | {"features.0.conv.weight": torch.zeros(32, 1, 3, 3)}
     assert "has shape [32, 1, 3, 3], not [32, 3, 3, 3]" in failure(save(wrong, tmp_path / "wrong.pth"))
@@ -150,8 +152,10 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
     mark = tmp_path / "it ran"
     plain = tmp_path / "plain.pth"
     plain.write_bytes(pickle.dumps(Payload(mark)))
-    for spec, says in ((str(plain), ", or is damaged: it is a Python pickle, of which only tensors are read; save its state_dict"),
-                       (save({"x": Payload(mark)}, tmp_path / "zip.pth"), ": it needs code (posix.mkdir), which is not run; save its")):
+    for spec, says in ((str(plain),
+                        ", or is damaged: it is a Python pickle, of which only tensors are read; save its state_dict"),
+                       (save({"x": Payload(mark)}, tmp_path / "zip.pth"),
+                        ": it needs code (posix.mkdir), which is not run; save its")):
         assert f"is not a file of tensors only{says}" in failure(spec)
         assert not mark.exists()
     pickle.loads(plain.read_bytes())
@@ -162,7 +166,7 @@ def test_a_file_that_changed_since_it_was_identified(tmp_path: Path) -> None:
     spec = save(hollow_state(3), tmp_path / "a.pth")
     known = weights.identify(spec)
     save(hollow_state(4), tmp_path / "a.pth")
-    with pytest.raises(UserError, match="--weights .*a.pth has SHA-256"):
+    with pytest.raises(UserError, match=r"--weights .*a.pth has SHA-256"):
         weights.load(known)
 
 
@@ -204,7 +208,7 @@ def hub() -> Iterator[str]:
 def load_pretrained(home: Path, endpoint: str, before: str = "") -> str:
     """What `load` says in a fresh process with this HF_HOME and HF_ENDPOINT: its error, or the logits' number."""
     program = f"""
-from pipeline import weights
+from pipeline.model import weights
 {before}
 try:
     print("loaded", *weights.load(weights.identify("pretrained"))["last_linear.weight"].shape)

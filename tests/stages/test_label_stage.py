@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.report.gallery import SHOWN
 from pipeline.stages.batch import LABELLED, answers_of, samples_of, segments_of

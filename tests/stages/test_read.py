@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.images.decode import decode
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.model.spec import INPUT_SIZE
 from pipeline.stages.batch import BLOCK, IMAGE_BYTES, pixels_of, samples_of, segments_of
 from pipeline.stages.pixel_block import WASTE

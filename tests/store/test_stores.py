@@ -16,7 +16,8 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.formats.loose import read_files
-from pipeline.inputs.find import Inputs, find_shards
+from pipeline.inputs.find import find_shards
+from pipeline.inputs.read import Inputs
 from pipeline.run.night import find_input
 from pipeline.store import stream
 from pipeline.store.storage import stat

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.images.decode import decode
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
 from pipeline.model.inception_v4 import InceptionV4
@@ -30,15 +30,16 @@ from pipeline.model.spec import INPUT_SIZE
 from pipeline.trainer.crops import LABELLED_SHARDS, Crops
 from pipeline.trainer.network import make_network, make_optimizer
 from pipeline.trainer.recipe import Recipe
-from pipeline.training.begin import train
-from pipeline.training.claim import claim
+from pipeline.training.claim import claim_folder
+from pipeline.training.train import train
 from pipeline.truth.sources import Examples
 from tests.support.jobs import ROOT, job
 from tests.support.processes import family, kill
 from tests.support.tars import make_tar
 
 INPUTS = Inputs(None, None, Config.max_image_bytes, None)
-TOY = ("--image-size", 75, "--batch-size", 16, "--label-smoothing", 0, "--dropout", 0, "--no-augment", "--precision", "fp32")
+TOY = ("--image-size", 75, "--batch-size", 16, "--label-smoothing", 0, "--dropout", 0, "--no-augment", "--precision",
+       "fp32")
 
 
 def digits(folder: Path, number: int) -> Path:
@@ -60,7 +61,8 @@ def crops(tmp_path, members, side="train", holdout=0.0, size=75, augment=False):
     """What the stage makes of a tar of these members, all of class 3; and what it tells."""
     (tmp_path / "a.tar").write_bytes(make_tar(*members))
     keys = [name.rpartition(".")[0] for name, _ in members]
-    row = {"shard": "a.tar", "uri": str(tmp_path / "a.tar"), "keys": keys, "targets": [3] * len(keys), "group": None}
+    row = {"shard": "a.tar", "uri": str(tmp_path / "a.tar"), "size": 1, "keys": keys, "targets": [3] * len(keys),
+           "group": None}
     said = []
     stage = Crops(INPUTS, size, side, holdout, augment, 2, SimpleNamespace(put=said.append))
     return list(stage(pa.Table.from_pylist([row], schema=LABELLED_SHARDS))), said
@@ -98,7 +100,7 @@ def test_each_image_is_trained_on_or_held_out(tmp_path):
 def test_what_cannot_be_decoded_is_told(tmp_path, photographs):
     blocks, (seen,) = crops(tmp_path, [*photographs[:2], ("broken.jpg", photographs[3][1][:2000])])
     assert sum(len(block["image"]) for block in blocks) == 2
-    assert seen.rejected == {("truncated", 3): 1} and len(seen.target_of) == 2 and seen.failed is None
+    assert seen.rejected == {("truncated", 3): 1} and len(seen.targets_of) == 2 and seen.failed is None
 
 
 def test_the_schedule_and_what_decays():
@@ -109,9 +111,13 @@ def test_the_schedule_and_what_decays():
         schedule.step(epoch)
         seen.append(optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([0.045, 0.045, 0.045 * 0.94, 0.045 * 0.94, 0.045 * 0.94**2, 0.045 * 0.94**2])
-    decays = {group["weight_decay"]: sum(tensor.ndim == 1 for tensor in group["params"]) for group in optimizer.param_groups}
-    assert decays[4e-5] == 0 and decays[0.0] == 2 * 149 + 1  # a weight and a bias of each BatchNorm, and the head's bias
-    assert (optimizer.param_groups[0]["eps"], optimizer.param_groups[0]["alpha"], optimizer.param_groups[0]["momentum"]) == (
+    decays = {group["weight_decay"]: sum(tensor.ndim == 1 for tensor in group["params"])
+              for group in optimizer.param_groups}
+    assert (
+        decays[4e-5] == 0 and decays[0.0] == 2 * 149 + 1
+    )  # a weight and a bias of each BatchNorm, and the head's bias
+    assert (optimizer.param_groups[0]["eps"], optimizer.param_groups[0]["alpha"],
+            optimizer.param_groups[0]["momentum"]) == (
         1.0, 0.9, 0.9)
 
 
@@ -128,10 +134,10 @@ def test_the_network_that_is_trained_is_the_one_that_labels():
 
 
 def test_a_folder_holds_one_training(tmp_path):
-    claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
-    claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
+    claim_folder(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
+    claim_folder(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
     with pytest.raises(UserError, match="another input and dropout"):
-        claim(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0}, "input": "b"})
+        claim_folder(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0}, "input": "b"})
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -140,13 +146,15 @@ def test_a_folder_holds_one_training(tmp_path):
     ({"recipe": Recipe(batch_size=6)}, "--batch-size 6: --input has 4 images with a truth"),
     ({"recipe": Recipe(batch_size=4)}, r"--batch-size 4: of 4 images 3 are left to train on \(--holdout 0.4\)"),
     ({"recipe": Recipe(batch_size=2)}, r"--holdout 0.4: of class 'digit3' no image is left to train on; add images"),
-    ({"classes_path": str(ROOT / "pipeline/model/imagenet_1k.csv")}, "'digit0' is no wnid, label or label_id of the model's 1000"),
+    ({"classes_path": str(ROOT / "pipeline/model/imagenet_1k.csv")},
+     "'digit0' is no wnid, label or label_id of the model's 1000"),
 ])
 def test_what_does_not_fit(tmp_path, change, message):
     given = {"recipe": Recipe(batch_size=4), "where": "folder", "start": None, "classes_path": None} | change
     examples = Examples(str(digits(tmp_path / "in", 1)), given["where"], INPUTS)
     with pytest.raises(UserError, match=message):
-        train(examples, None, 0.4, given["recipe"], given["start"], given["classes_path"], str(tmp_path / "out"), 1, sys.stderr)
+        train(examples, None, 0.4, given["recipe"], given["start"], given["classes_path"], str(tmp_path / "out"), 1,
+              sys.stderr)
 
 
 @pytest.mark.training
@@ -158,9 +166,13 @@ def test_an_epoch_on_two_workers(tmp_path):
                "--workers", 2, "--weights", "seed:0")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("41 images of 4 classes in 1 shards\n")
-    assert "the head of --weights is made anew: its 1,000 classes (ImageNet-1k's) are not the 4 that are trained" in done.stderr
+    assert (
+        "the head of --weights is made anew: its 1,000 classes (ImageNet-1k's) are not the 4 that are trained"
+        in done.stderr
+    )
     assert re.search(r"held out   \d+ images: top-1 \d+\.\d\d % \(95 %: \d+\.\d to \d+\.\d %\), top-5", done.stdout)
-    assert done.stderr.count("truth: 41 images: 40 with a truth, 0 without, 1 rejected (truncated 1), of which 1 have a truth") == 1
+    assert done.stderr.count("truth: 41 images: 40 with a truth, 0 without, 1 rejected (truncated 1), of which 1 have "
+                             "a truth") == 1
     assert "classes 4: digit0 11, digit1 10, digit2 10, digit3 10\n" in done.stderr
     assert "1 epochs, 2 steps" in done.stdout
     assert len(losses(tmp_path / "out")) == 2
@@ -175,9 +187,11 @@ def test_an_epoch_on_two_workers(tmp_path):
 @pytest.mark.training
 def test_a_killed_training_goes_on_and_may_have_more_workers(tmp_path):
     """Killed after an epoch, it is ended by two workers, at the step where it would have ended."""
-    command = ("--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 4, "--holdout", 0.1, *TOY)
+    command = ("--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 4, "--holdout", 0.1,
+               *TOY)
     with (tmp_path / "log").open("wb") as log:
-        first = subprocess.Popen([sys.executable, ROOT / "jobs/train.py", *map(str, command)], cwd=ROOT, stdout=log, stderr=log,
+        first = subprocess.Popen([sys.executable, ROOT / "jobs/train.py", *map(str, command)], cwd=ROOT, stdout=log,
+                                 stderr=log,
                                  env=os.environ | {"PYTHONUNBUFFERED": "1"})
     until = time.monotonic() + 120
     while not (tmp_path / "out/state/checkpoint_manager_snapshot.json").exists():  # Ray Train's, once a state is whole
@@ -200,7 +214,8 @@ def test_a_killed_training_goes_on_and_may_have_more_workers(tmp_path):
 
 def started(command: tuple[object, ...], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
-        return subprocess.Popen([sys.executable, ROOT / "jobs/train.py", *map(str, command)], cwd=ROOT, stdout=file, stderr=file)
+        return subprocess.Popen([sys.executable, ROOT / "jobs/train.py", *map(str, command)], cwd=ROOT, stdout=file,
+                                stderr=file)
 
 
 def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float = 240) -> None:
@@ -214,12 +229,14 @@ def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes], log: P
 def test_a_killed_worker_is_started_again_and_a_second_training_is_refused(tmp_path):
     """And SIGTERM ends it in order; the lease is given back."""
     log, lease = tmp_path / "log", tmp_path / "out/lease.json"
-    command = ("--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 1000, "--holdout", 0.1, *TOY)
+    command = ("--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 1000, "--holdout", 0.1,
+               *TOY)
     first = started(command, log)
     try:
         wait_for((tmp_path / "out/state/checkpoint_manager_snapshot.json").exists, first, log)
         second = job("train", *command)
-        assert second.returncode == 4 and second.stderr.startswith(f"error: --save {tmp_path}/out is being written by run "), second.stderr
+        assert second.returncode == 4 and second.stderr.startswith(f"error: --save {tmp_path}/out is being written by "
+                                                                   "run "), second.stderr
         assert second.stderr.count("\n") == 1
         workers = [process for process in family(first.pid) if "RayTrainWorker" in " ".join(process.cmdline())]
         assert kill(workers) == 1
@@ -231,14 +248,16 @@ def test_a_killed_worker_is_started_again_and_a_second_training_is_refused(tmp_p
         assert time.monotonic() - asked < 15
     finally:
         kill(family(first.pid))
-    assert log.read_text().splitlines()[-1] == "ended by SIGTERM; the same command goes on at the last epoch that was finished"
+    last_line = log.read_text().splitlines()[-1]
+    assert last_line == "ended by SIGTERM; the same command goes on at the last epoch that was finished"
     assert not lease.exists()
 
 
 @pytest.mark.training
 def test_what_would_fail_again_is_not_tried_again(tmp_path):
     with tempfile.TemporaryDirectory(dir="/tmp") as ray:  # a short path: Ray's sockets are in it
-        done = job("train", "--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 2, "--holdout", 0.1, *TOY,
+        done = job("train", "--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 2,
+                   "--holdout", 0.1, *TOY,
                    "--learning-rate", 1e30, "--clip-norm", 1e30, "--workers", 2, RAY_TMPDIR=ray)
         logs = "".join(path.read_text(errors="replace") for path in Path(ray).rglob("*.log") if not path.is_symlink())
     assert done.returncode == 2
@@ -249,7 +268,8 @@ def test_what_would_fail_again_is_not_tried_again(tmp_path):
 
 @pytest.mark.training
 def test_where_none_is_held_out_there_is_no_accuracy(tmp_path):
-    done = job("train", "--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 1, "--holdout", 1e-6, *TOY,
+    done = job("train", "--input", digits(tmp_path / "in", 10), "--save", tmp_path / "out", "--epochs", 1, "--holdout",
+               1e-6, *TOY,
                "--workers", 2)
     assert done.returncode == 0, done.stderr
     assert "  no image is held out: no accuracy  " in done.stderr
@@ -263,7 +283,8 @@ def test_the_loss_goes_to_zero_and_two_workers_are_as_one(tmp_path):
     """Within noise: crops come in another order each time, and BatchNorm sees half a batch of two workers."""
     folder = digits(tmp_path / "in", 20)
     for number in (1, 2):
-        done = job("train", "--input", folder, "--save", tmp_path / f"{number}", "--holdout", 0.1, *TOY, "--batch-size", 24,
+        done = job("train", "--input", folder, "--save", tmp_path / f"{number}", "--holdout", 0.1, *TOY, "--batch-size",
+                   24,
                    "--epochs", 36, "--learning-rate", 0.2, "--decay-rate", 0.5, "--decay-epochs", 8, "--ema-decay", 0.9,
                    "--workers", number)
         assert done.returncode == 0, done.stderr
@@ -279,7 +300,8 @@ def test_the_loss_goes_to_zero_and_two_workers_are_as_one(tmp_path):
 def test_a_training_in_a_store_goes_on_there(tmp_path, s3):
     environ, fs = s3
     fs.put(str(digits(tmp_path / "in", 6)) + "/", "photos/digits/", recursive=True)
-    options = ("--input", "s3://photos/digits", "--validation", "s3://photos/digits", "--save", "s3://photos/model", *TOY)
+    options = ("--input", "s3://photos/digits", "--validation", "s3://photos/digits", "--save", "s3://photos/model",
+               *TOY)
     for epochs in (1, 2):
         done = job("train", *options, "--epochs", epochs, **environ)
         assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ from pipeline.runners.labeller import check_classes
 from pipeline.training.finetune import fit
 from pipeline.truth.class_ids import find_targets, make_classes
 from pipeline.truth.holdout import is_held_out
-from pipeline.truth.matching import SAID
+from pipeline.truth.matching import GIVEN_TRUTHS
 from pipeline.truth.sources import Truth
 from tests.support.jobs import ROOT, WEIGHTS, job
 from tests.truth.test_evaluate import said, tables
@@ -47,13 +47,14 @@ def test_own_classes_from_folder_to_table(tmp_path):
                  "--save", tmp_path / "own")
     assert fitted.returncode == 0, fitted.stderr
     own = (tmp_path / "own/weights.safetensors", tmp_path / "own/classes.csv")
-    again = job("label", "--input", tmp_path / "in", "--output", tmp_path / "own-out", "--weights", own[0], "--classes", own[1])
+    again = job("label", "--input", tmp_path / "in", "--output", tmp_path / "own-out", "--weights", own[0], "--classes",
+                own[1])
     assert again.returncode == 0, again.stderr
     judged = job("evaluate", "--input", tmp_path / "in", "--output", tmp_path / "own-out")
     assert judged.returncode == 0, judged.stderr
 
-    known = duckdb.sql(f"SELECT shard, key AS name, split_part(key, '/', 1) AS value, false AS strange, NULL::BIGINT AS line "
-                       f"FROM '{tmp_path}/out/labels/**/*.parquet'").to_arrow_table().cast(SAID)
+    known = duckdb.sql("SELECT shard, key AS name, split_part(key, '/', 1) AS value, false AS strange, NULL::BIGINT "
+                       f"AS line FROM '{tmp_path}/out/labels/**/*.parquet'").to_arrow_table().cast(GIVEN_TRUTHS)
     head = fit(str(tmp_path / "out"), str(WEIGHTS), lambda _: Truth("folder", known), 0.2)
     assert head.num_fitted + head.num_held_out == DIGITS
     assert head.top1 > head.chance + 0.2
@@ -79,7 +80,8 @@ def separable(tmp_path_factory):
     for number in range(3):
         embedding_ND[known == number, 30 * number:30 * (number + 1)] += 4
     folder = tmp_path_factory.mktemp("out")
-    tables(folder, np.full((300, 1000), 1e-3), load_classes(), model=weights.identify("seed:0").model_id, embedding=embedding_ND,
+    tables(folder, np.full((300, 1000), 1e-3), load_classes(), model=weights.identify("seed:0").model_id,
+           embedding=embedding_ND,
            digests=[sha256(str(n).encode()).hexdigest() for n in range(300)])
     return str(folder), [("b", "a", "c")[n] for n in known]
 
@@ -102,13 +104,15 @@ def test_truth_that_has_nothing_to_learn_gives_chance(separable):
 
 
 def test_other_weights_than_those_of_the_tables(separable):
-    with pytest.raises(UserError, match="inception_v4-.*no tables can be read there"):
+    with pytest.raises(UserError, match=r"inception_v4-.*no tables can be read there"):
         fit(separable[0], "seed:1", said(separable[1]), 0.25)
 
 
 def test_too_few_images(separable):
-    with pytest.raises(UserError, match=r"too few images of rare \(1 images\): none is left to fit, once 25% are held out"):
-        fit(separable[0], "seed:0", said(separable[1][:2] + ["rare"] + separable[1][3:]), 0.25)
+    with pytest.raises(
+        UserError, match=r"too few images of rare \(1 images\): none is left to fit, once 25% are held out"
+    ):
+        fit(separable[0], "seed:0", said([*separable[1][:2], "rare", *separable[1][3:]]), 0.25)
     with pytest.raises(UserError, match=r"names 1 classes \(a\)"):
         fit(separable[0], "seed:0", said(["a"] * 300), 0.25)
 
@@ -121,7 +125,7 @@ def test_none_held_out_gives_no_accuracy(separable):
 def test_label_ids_are_the_ids_of_the_classes():
     """Else the same file would mean other classes when it judges what was fitted by it."""
     assert make_classes(["1", "0", "2"], "label_id")["label"].to_pylist() == ["0", "1", "2"]
-    with pytest.raises(UserError, match="its label_ids are 1, 2, 3, …, and 0 is missing: .* call the column label"):
+    with pytest.raises(UserError, match=r"its label_ids are 1, 2, 3, …, and 0 is missing: .* call the column label"):
         make_classes(["1", "2", "3"], "label_id")
     assert make_classes(["1", "2", "3"], "label")["label"].to_pylist() == ["1", "2", "3"]
 
@@ -130,7 +134,8 @@ def test_classes_of_a_truth():
     assert make_classes(["10", "9", "9"])["label"].to_pylist() == ["9", "10"]
     assert make_classes(["n01443537", "mine"]).to_pylist() == [
         {"label_id": 0, "wnid": None, "label": "mine"}, {"label_id": 1, "wnid": "n01443537", "label": "goldfish"}]
-    assert find_targets(["goldfish", "n01443537", "mine", "x"], make_classes(["n01443537", "mine"])).tolist() == [1, 1, 0, -1]
+    assert find_targets(["goldfish", "n01443537", "mine", "x"],
+                        make_classes(["n01443537", "mine"])).tolist() == [1, 1, 0, -1]
     with pytest.raises(UserError, match="1,001 classes, and such a file is taken for Google's"):
         make_classes([str(n) for n in range(1001)])
 
@@ -151,19 +156,24 @@ def test_a_share_that_is_none():
 
 @pytest.mark.slow
 def test_the_walk_of_the_readme(tmp_path):
-    """Its own commands, but for the training, with weights that are at hand: what it has not seen is labelled better than by chance."""
-    save_digits(tmp_path, lambda n, even: f"{'new' if n % 4 == 0 else 'photos'}/{'even' if even else 'odd '}/{n:04}.png")
+    """The README's commands except the training: images that were not fitted are labelled better than by chance."""
+    def name(n, even):
+        return f"{'new' if n % 4 == 0 else 'photos'}/{'even' if even else 'odd '}/{n:04}.png"
+
+    save_digits(tmp_path, name)
     walk = (ROOT / "README.md").read_text().partition("## Your own classes")[2].partition("```")[2].partition("```")[0]
     commands = [line.partition("#")[0].split() for line in walk.splitlines() if line.startswith("jobs/")]
     assert [Path(command[0]).stem for command in commands] == ["label", "finetune", "label", "evaluate", "train"]
     said = []
     for script, *options in commands[:-1]:
         known = ["--weights", "seed:0"] if "--weights" not in options and "evaluate" not in script else []
-        done = run([sys.executable, ROOT / script, *options, *known], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+        done = run([sys.executable, ROOT / script, *options, *known], cwd=tmp_path, capture_output=True, text=True,
+                   check=False, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         said.append(done.stdout)
     number = len(list((tmp_path / "new").rglob("*.png")))
     print(said[1] + said[3])
-    assert "classes    2: even " in said[1] and f"{number} images: {number} with a truth, 0 without, 0 rejected" in said[3]
+    assert "classes    2: even " in said[1]
+    assert f"{number} images: {number} with a truth, 0 without, 0 rejected" in said[3]
     figures = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
     assert figures["num_images"] == number and figures["top1"] > 0.7

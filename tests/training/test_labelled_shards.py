@@ -8,10 +8,11 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.model.classes import SCHEMA, load_classes
-from pipeline.trainer.crops import Seen
-from pipeline.training.labelled_shards import ShownOnce, name_empty_classes, read_labelled
+from pipeline.trainer.crops import ShardReport
+from pipeline.training.coverage_printer import CoveragePrinter
+from pipeline.training.labelled_shards import name_empty_classes, read_labelled_shards
 from pipeline.truth.coverage import NothingMatches
 from pipeline.truth.sources import Examples
 from tests.support.tars import make_tar
@@ -35,44 +36,51 @@ def tars(tmp_path):
 
 def test_truth_by_file_names(tars, tmp_path):
     (tmp_path / "t.csv").write_text("file_name,label\na0.jpg,cat\nb1.JPG,dog\nnone.jpg,cat\n")
-    found = read_labelled(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), None, no_cluster)
-    assert [(row["shard"], row["keys"], row["targets"]) for row in found.shards.to_pylist()] == [("a.tar", ["cat/a0"], [0]), ("b.tar", ["cat/b1"], [1])]
+    found = read_labelled_shards(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), None, no_cluster)
+    assert [(row["shard"], row["keys"], row["targets"])
+            for row in found.shards.to_pylist()] == [("a.tar", ["cat/a0"], [0]), ("b.tar", ["cat/b1"], [1])]
     assert found.num_of_class == {"cat": 1, "dog": 1}
     covered = found.coverage
-    assert (covered.num_with, covered.num_without, covered.num_unmatched) == (2, 4, 1) and list(covered.failed) == ["cut.tar"]
+    assert (covered.num_with, covered.num_without, covered.num_unmatched) == (2, 4, 1)
+    assert list(covered.failed) == ["cut.tar"]
     assert covered.examples == {"without": "cat/a1 in a.tar", "unmatched": "none.jpg, line 4: cat"}
 
 
 def test_nothing_matches(tars, tmp_path):
     (tmp_path / "t.csv").write_text("path,label\nx/y.jpg,cat\n")
-    with pytest.raises(NothingMatches, match=r"it names, say, x/y.jpg, line 2: cat; --input .* has, say, cat/a0 in a.tar"):
-        read_labelled(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), None, no_cluster)
+    with pytest.raises(NothingMatches,
+                       match=r"it names, say, x/y.jpg, line 2: cat; --input .* has, say, cat/a0 in a.tar"):
+        read_labelled_shards(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), None, no_cluster)
 
 
 def test_a_value_that_is_no_class(tars, tmp_path):
     (tmp_path / "t.csv").write_text("file_name,label\na0.jpg,goldfish\na1.jpg,no fish\n")
     with pytest.raises(UserError, match=r"1 images are of no class of the 1,000 \(such as cat/a1, line 3: no fish\)"):
-        read_labelled(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), load_classes(), no_cluster)
+        read_labelled_shards(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), load_classes(), no_cluster)
 
 
 def test_what_is_shown_once_all_was_seen(tars, tmp_path):
-    (tmp_path / "t.csv").write_text("file_name,label\n" + "".join(f"{shard}{n}.jpg,{'dog' if n else 'cat'}\n" for shard in "ab" for n in range(3)))
-    found = read_labelled(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), None, no_cluster)
+    (tmp_path / "t.csv").write_text("file_name,label\n" + "".join(f"{shard}{n}.jpg,{'dog' if n else 'cat'}\n"
+                                                                  for shard in "ab" for n in range(3)))
+    found = read_labelled_shards(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), None, no_cluster)
     stream = io.StringIO()
-    shown = ShownOnce(found, stream, 2)
+    printer = CoveragePrinter(found, stream, 2)
     same = b"12345678"
-    assert stream.getvalue().splitlines() == ["truth: 6 images: 6 with a truth, 0 without; what is rejected is counted in the first epoch",
+    assert stream.getvalue().splitlines() == [("truth: 6 images: 6 with a truth, 0 without; what is rejected is "
+                                              "counted in the first epoch"),
                                               f"note: cut.tar could not be read: {found.coverage.failed['cut.tar']}"]
     stream.truncate(stream.seek(0))
-    for seen in (Seen("a.tar", "train", Counter({("truncated", 0): 1}), {same: {1}}), Seen("a.tar", "valid"), Seen("b.tar", "train", Counter(), {same: {0}}),
-                 Seen("a.tar", "train", Counter({("truncated", 0): 1}), {same: {1}})):
-        shown.add(seen)
+    for report in (ShardReport("a.tar", "train", Counter({("truncated", 0): 1}), {same: {1}}),
+                   ShardReport("a.tar", "valid"), ShardReport("b.tar", "train", Counter(), {same: {0}}),
+                 ShardReport("a.tar", "train", Counter({("truncated", 0): 1}), {same: {1}})):
+        printer.add(report)
         assert not stream.getvalue()
-    shown.add(Seen("b.tar", "valid", Counter({("corrupt", 0): 1}), {}))
+    printer.add(ShardReport("b.tar", "valid", Counter({("corrupt", 0): 1}), {}))
     assert stream.getvalue().splitlines() == [
         "truth: 6 images: 4 with a truth, 0 without, 2 rejected (truncated 1, corrupt 1), of which 2 have a truth",
-        "note: images (by SHA-256) that are in several classes: 1", "note: classes that have images, but none that can be read: cat"]
-    shown.show()
+        "note: images (by SHA-256) that are in several classes: 1",
+        "note: classes that have images, but none that can be read: cat"]
+    printer.finish()
     assert len(stream.getvalue().splitlines()) == 3
 
 
@@ -80,10 +88,13 @@ def test_two_classes_of_one_label(tars, tmp_path):
     """The bird, of which no image can be read, and the machine, of which there is none."""
     (tmp_path / "t.csv").write_text("file_name,wnid\na0.jpg,n1\na1.jpg,n3\n")
     classes = pa.table([range(3), ["n1", "n2", "n3"], ["crane", "crane", "tench"]], schema=SCHEMA)
-    found = read_labelled(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), classes, no_cluster)
+    found = read_labelled_shards(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), classes, no_cluster)
     assert found.num_of_class == {"crane (n1)": 1, "crane (n2)": 0, "tench": 1}
-    assert found.add([Seen("a.tar", "train", Counter({("truncated", 0): 1}))]).by_class == {"crane (n1)": (0, 1), "tench": (1, 1)}
+    assert found.add_reports([ShardReport("a.tar", "train",
+                                          Counter({("truncated",
+                                                    0): 1}))]).by_class == {"crane (n1)": (0, 1), "tench": (1, 1)}
 
 
 def test_classes_without_images():
-    assert name_empty_classes({"cat": 1, "dog": 0}) == ["classes that have no image: dog"] and name_empty_classes({"cat": 1}) == []
+    assert name_empty_classes({"cat": 1, "dog": 0}) == ["classes that have no image: dog"]
+    assert name_empty_classes({"cat": 1}) == []

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.truth.matching import IMAGES, SAID, match
+from pipeline.truth.matching import GIVEN_TRUTHS, IMAGES, match
 
 LETTERS = ["x", "o\u0308", "1"]
 GROUP = "images-0123456789ab"
@@ -14,16 +14,22 @@ GROUP = "images-0123456789ab"
 
 def found(said, images):
     """Name -> shard and key of its image; names of no image; names of several."""
-    rows = [{"shard": shard, "name": name, "value": value, "strange": False, "line": line} for line, (shard, name, value) in enumerate(said)]
-    matched = match(pa.Table.from_pylist(rows, schema=SAID), pa.table([[shard for shard, _ in images], [key for _, key in images]], schema=IMAGES), "t")
-    return ({said[row["line"]][1]: (row["shard"], row["key"]) for row in matched.truth.to_pylist()}, matched.unmatched["name"].to_pylist(),
+    rows = [{"shard": shard, "name": name, "value": value, "strange": False, "line": line}
+            for line, (shard, name, value) in enumerate(said)]
+    matched = match(pa.Table.from_pylist(rows, schema=GIVEN_TRUTHS),
+                    pa.table([[shard for shard, _ in images], [key for _, key in images]], schema=IMAGES), "t")
+    return ({said[row["line"]][1]: (row["shard"], row["key"]) for row in matched.truth.to_pylist()},
+            matched.unmatched["name"].to_pylist(),
             matched.ambiguous["name"].to_pylist())
 
 
 @pytest.mark.parametrize(("name", "key"), [
-    ("a/1", "a/1"), ("a/1.jpg", "a/1"), ("a/1.JPEG", "a/1"), ("1.png", "a/1"), ("1", "a/1"), ("train/a/1.jpg", "a/1"), ("/data/a/1.jpg", "a/1"),
-    ("./a/1.jpg", "a/1"), ("a\\1.jpg", "a/1"), ("s3://bucket/photos/a/1.jpg", "a/1"), ("a/1.jpg", "a/1.jpg"), ("a/1", "a/1.jpg"),
-    ("1.jpg", "/home/me/photos/a/1.jpg"), ("a/x.1.jpg", "a/x_1"), ("a/.x.jpg", "a/x"), ("o\u0308.jpg", "\u00f6"), ("a/1.jpg", "s3://bucket/a/1.jpg")])
+    ("a/1", "a/1"), ("a/1.jpg", "a/1"), ("a/1.JPEG", "a/1"), ("1.png", "a/1"), ("1", "a/1"), ("train/a/1.jpg", "a/1"),
+    ("/data/a/1.jpg", "a/1"),
+    ("./a/1.jpg", "a/1"), ("a\\1.jpg", "a/1"), ("s3://bucket/photos/a/1.jpg", "a/1"), ("a/1.jpg", "a/1.jpg"),
+    ("a/1", "a/1.jpg"),
+    ("1.jpg", "/home/me/photos/a/1.jpg"), ("a/x.1.jpg", "a/x_1"), ("a/.x.jpg", "a/x"), ("o\u0308.jpg", "\u00f6"),
+    ("a/1.jpg", "s3://bucket/a/1.jpg")])
 def test_what_people_call_an_image(name, key):
     assert found([(None, name, "cat")], [("a.tar", key), ("a.tar", "b/2")]) == ({name: ("a.tar", key)}, [], [])
 
@@ -40,8 +46,10 @@ def test_a_name_of_several_images_is_of_none():
 
 
 def test_an_image_that_two_values_fit_gets_none():
-    assert found([(None, "x/1.jpg", "cat"), (None, "x/1.png", "dog")], [("a.tar", "x/1")]) == ({}, [], ["x/1.jpg", "x/1.png"])
-    assert found([(None, "x/1.jpg", "cat"), (None, "x/1.png", "cat")], [("a.tar", "x/1")])[0] == {"x/1.jpg": ("a.tar", "x/1")}
+    assert found([(None, "x/1.jpg", "cat"), (None, "x/1.png", "dog")],
+                 [("a.tar", "x/1")]) == ({}, [], ["x/1.jpg", "x/1.png"])
+    assert found([(None, "x/1.jpg", "cat"), (None, "x/1.png", "cat")],
+                 [("a.tar", "x/1")])[0] == {"x/1.jpg": ("a.tar", "x/1")}
 
 
 def test_a_truth_of_a_shard_is_of_no_other_shard():
@@ -60,7 +68,7 @@ def test_two_things_of_one_image():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_generated_names(seed):
-    """Names that are made from the keys of images, all of one length of path: each finds its own image, whatever was done to it."""
+    """Names made from the keys of images, in many spellings: each name finds its own image."""
     rng = random.Random(seed)
     keys = {f"{rng.choice('abc')}{rng.randrange(30)}/{rng.choice(LETTERS)}{rng.randrange(60)}" for _ in range(80)}
     bases = [key.rpartition("/")[2] for key in keys]
@@ -68,7 +76,9 @@ def test_generated_names(seed):
     said = []
     for _, key in images:
         short = bases.count(key.rpartition("/")[2]) == 1 and rng.random() < 0.5
-        said.append((None, rng.choice(["", "/data/"]) * (not short) + (key.rpartition("/")[2] if short else key) + rng.choice(["", ".jpg", ".PNG"]), "cat"))
+        said.append((None, rng.choice(["", "/data/"]) * (not short) + (key.rpartition("/")[2] if short
+                                                                       else key) + rng.choice(["", ".jpg", ".PNG"]),
+                                                                       "cat"))
     rng.shuffle(said)
     by_name, unmatched, ambiguous = found(said, images)
     assert not unmatched and not ambiguous and sorted(by_name.values()) == sorted(images)

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.formats import loose
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.truth import sources
 from tests.support.tars import make_tar
 
@@ -14,7 +14,7 @@ INPUTS = Inputs(None, None, Config.max_image_bytes, None)
 
 
 def said(where: str, uri: object, **options: object) -> dict[tuple[str, str], str]:
-    found = sources.read_truth(sources.Examples(str(uri), where, INPUTS), **options).said
+    found = sources.read_truth(sources.Examples(str(uri), where, INPUTS), **options).given
     return {(row["shard"], row["name"]): row["value"] for row in found.to_pylist()}
 
 
@@ -29,7 +29,8 @@ def test_folders_are_told_by_their_paths(tmp_path, monkeypatch):
 @pytest.mark.parametrize("where", ["column:label", "folder"])
 def test_columns_of_parquet_are_read_without_the_images(tmp_path, where):
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({"image": pa.array([{"bytes": b"x" * 10**6, "path": f"{name}/1.jpg"} for name in ("cat", "dog")], kind), "label": ["cat", "dog"]})
+    table = pa.table({"image": pa.array([{"bytes": b"x" * 10**6, "path": f"{name}/1.jpg"} for name in ("cat", "dog")],
+                                        kind), "label": ["cat", "dog"]})
     pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False, row_group_size=1)
     data = (tmp_path / "a.parquet").read_bytes()
     assert data.count(b"x" * 10**6) == 2
@@ -44,10 +45,11 @@ def test_shards_are_read_where_the_caller_wants(tmp_path):
         (tmp_path / f"{number}.tar").write_bytes(make_tar((f"a{number}.jpg", b"x"), (f"a{number}.cls", b"7")))
     asked = []
 
-    def spread(work, items):
-        for item in items:
-            asked.append(item[0])
-            yield work(item)
+    def map_shards(read, shards):
+        for shard in shards:
+            asked.append(shard.path)
+            yield read(shard)
 
-    assert said("member:cls", tmp_path, spread=spread) == {(f"{number}.tar", f"a{number}"): "7" for number in range(3)}
+    assert said("member:cls", tmp_path, map_shards=map_shards) == {(f"{number}.tar", f"a{number}"): "7"
+                                                                   for number in range(3)}
     assert asked == ["0.tar", "1.tar", "2.tar"]

@@ -1,0 +1,115 @@
+"""The shards of an input -> the truths that stand in them.
+
+In: a URI, how its shards are read, and where the truth is. Out: a `ShardTruths` for each shard.
+Not here: truths of a CSV (`csv_file.py`); which image a truth belongs to (`matching.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.config import check_uri
+from pipeline.errors import UserError
+from pipeline.formats.samples import ShardUnreadable
+from pipeline.inputs.find import find_shards
+from pipeline.inputs.kinds import NONE_FOUND, ShardKind, kind_of_shard
+from pipeline.inputs.read import Inputs
+from pipeline.store import storage
+from pipeline.store.explain import explaining_errors
+from pipeline.store.retry import Replaced, describe_error
+from pipeline.store.uris import canonical_uri
+from pipeline.truth.matching import GIVEN_TRUTHS, IMAGES
+
+SHARDS_AT_ONCE = 4
+
+
+class ListedShard(NamedTuple):
+    """A shard as it was listed.
+
+    Attributes:
+        path: relative to the input.
+        size: bytes.
+        group: its row of `GROUPS` if it is a group of loose images, else None.
+    """
+
+    path: str
+    uri: str
+    size: int
+    group: dict[str, Any] | None
+
+    @property
+    def kind(self) -> ShardKind:
+        """The kind of the shard."""
+        return kind_of_shard(self.uri, self.group)
+
+
+class ShardTruths(NamedTuple):
+    """The truths of one shard. If the shard cannot be read to its end, the tables are empty.
+
+    Attributes:
+        given: a table of `GIVEN_TRUTHS`.
+        images: a table of `IMAGES`.
+        failed: the reason why the shard cannot be read, by the path of the shard; empty if it was read.
+        spellings: pairs of a value and its text in the shard.
+    """
+
+    given: pa.Table
+    images: pa.Table
+    failed: dict[str, str]
+    spellings: set[tuple[str, str]]
+
+
+# Calls a function for each shard and gives the results in the order of the shards.
+MapShards = Callable[[Callable[[ListedShard], ShardTruths], Iterable[ListedShard]], Iterable[ShardTruths]]
+
+
+def list_shards(input_uri: str, format: str) -> list[ListedShard]:
+    """The shards of an input.
+
+    Raises:
+        UserError: there are none, or they cannot be listed.
+    """
+    check_uri("input", input_uri)
+    input_uri = canonical_uri(input_uri)
+    with explaining_errors("--input", input_uri):
+        rows = find_shards(input_uri, format).shards.to_pylist()
+    if not rows:
+        raise UserError(f"--input {input_uri} {NONE_FOUND}.")
+    has_groups = "members" in rows[0]
+    return [ListedShard(row["path"], storage.child(input_uri, row["path"]), row["size"], row if has_groups else None)
+            for row in rows]
+
+
+def read_shards(shards: Iterable[ListedShard], inputs: Inputs, where: str | None,
+                map_shards: MapShards | None) -> list[ShardTruths]:
+    """The truths of the shards, in their order.
+
+    Args:
+        where: the place of the truth in the shards, a value of `Inputs.truth`.
+        map_shards: reads the shards; None: some threads of this process do.
+    """
+    read = partial(_read_shard, replace(inputs, truth=where))
+    if map_shards is not None:
+        return list(map_shards(read, shards))
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
+        return list(pool.map(read, shards))
+
+
+def _read_shard(inputs: Inputs, shard: ListedShard) -> ShardTruths:
+    try:
+        truths = inputs.read_truths(shard.uri, shard.group)
+    except (ShardUnreadable, Replaced, OSError) as error:
+        return ShardTruths(GIVEN_TRUTHS.empty_table(), IMAGES.empty_table(), {shard.path: describe_error(error)}, set())
+    given = [{"shard": shard.path, "name": truth.key, "value": truth.truth, "strange": truth.strange}
+             for truth in truths if truth.truth]
+    keys = [truth.key for truth in truths if truth.is_image]
+    return ShardTruths(pa.Table.from_pylist(given, schema=GIVEN_TRUTHS),
+                       pa.table([[shard.path] * len(keys), keys], schema=IMAGES), {},
+                       {(truth.truth, truth.spelling) for truth in truths if truth.truth and truth.spelling})
+
