@@ -99,5 +99,5 @@ def kind_of_shard(path: str, group: Group | None = None) -> ShardKind:
     """The kind of a shard, by its path or URI, and by its group if it is one. A name that fits no kind means a tar."""
     if group is not None:
         return KINDS["images"]
-    names_file = (kind for kind in KINDS.values() if not kind.is_group)
-    return next((kind for kind in names_file if re.search(kind.name_pattern, path, re.IGNORECASE)), KINDS["tar"])
+    file_kinds = (kind for kind in KINDS.values() if not kind.is_group)
+    return next((kind for kind in file_kinds if re.search(kind.name_pattern, path, re.IGNORECASE)), KINDS["tar"])
