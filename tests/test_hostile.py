@@ -173,7 +173,7 @@ def test_shards_and_keys_of_odd_names_through_the_job(tmp_path):
 
 @pytest.mark.slow
 def test_pillows_own_corpus():
-    """Every file under Tests/images of Pillow's source, among them files that crashed a decoder and finds of fuzzers."""
+    """Every file under Tests/images of Pillow's source, with files that crashed a decoder and finds of fuzzers."""
     files: list[tuple[str, bytes]] = []
     with tarfile.open(fileobj=io.BytesIO(download_pillow_source())) as tar:
         for member in tar:
