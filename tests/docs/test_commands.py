@@ -10,6 +10,7 @@ import pytest
 from tests.docs.not_run import NOT_RUN
 from tests.docs.pages import COMMANDS, PAGES, SHOWN, Block, find_blocks
 from tests.docs.session import clone_repository, find_missing_lines, make_environment, run_blocks
+from tests.support.cluster import shared_cluster
 from tests.support.jobs import job
 
 BLOCKS = [block for page in PAGES for block in find_blocks(page)]
@@ -43,11 +44,14 @@ def bucket(s3, demo) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.s3
+@pytest.mark.xdist_group("s3")
 @pytest.mark.parametrize("page", [page for page in PAGES if RUN[page]])
 def test_commands_run_as_they_are_written(page, demo, tmp_path, request):
     """A page is one shell in a fresh clone, after `make demo`."""
     needs_s3 = any("s3://photos/" in block.text for block in RUN[page])
-    environ = request.getfixturevalue("bucket") if needs_s3 else {}
+    environ = (
+        request.getfixturevalue("bucket") if needs_s3 else shared_cluster().driver
+    )  # its workers have no AWS variables
     clone = clone_repository(tmp_path / "clone")
     shutil.copytree(demo, clone / "demo")
     mark = json.dumps({"input": str(clone / "demo/shards")})  # the folder was moved: docs/inputs.md says what to do
