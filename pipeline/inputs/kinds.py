@@ -1,6 +1,6 @@
 """The kinds of shards: how the files of each kind are recognised, opened and read.
 
-A new format needs its own file in `formats/`, one entry in `KINDS`, and its name in `config.FORMATS`.
+A new format needs its own file in `formats/`, one entry in `KINDS`, and its name in `config.Format`.
 Not here: which files are shards (`find.py`).
 """
 
