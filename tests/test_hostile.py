@@ -132,7 +132,7 @@ def test_the_largest_images_fit_two_gigabytes(tmp_path):
 import re, threading, pyarrow as pa
 from pipeline.stages.batch import samples_of
 from pipeline.config import Config
-from pipeline.inputs.find import Inputs
+from pipeline.inputs.read import Inputs
 from pipeline.stages.read import Reader
 limits = Config(input="i", output="o")
 reader = Reader(96, 96, 4, limits.max_image_pixels, Inputs.of(limits), False)

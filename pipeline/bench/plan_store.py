@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.model import weights
-from pipeline.tables.ledger import SHARDS
+from pipeline.tables.ledger_rows import SHARDS
 
 NEW = 100  # one shard in so many is new
 LEDGER_ROWS = 10**4  # of one file of the ledger

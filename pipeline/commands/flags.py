@@ -14,7 +14,7 @@ from pipeline.config import Config, Count, Format, check_values
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.inputs.find import Inputs
+    from pipeline.inputs.read import Inputs
     from pipeline.truth.sources import Examples
 
 Fields = TypeVar("Fields")
@@ -72,7 +72,7 @@ AsRunHasThem = Annotated[
 def choose_inputs(flags: InputFlags, settings: dict[str, Any]) -> tuple[Inputs, Format]:
     """How samples are read, and the format of the input. A flag that is not given is taken from `settings`, the fields
     of a config."""
-    from pipeline.inputs.find import Inputs
+    from pipeline.inputs.read import Inputs
 
     def choose(name: str) -> Any:
         value = getattr(flags, name)

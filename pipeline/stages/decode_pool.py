@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.formats.tar import Sample
+from pipeline.formats.samples import Sample
 from pipeline.images.decode import Decoded, decode
 from pipeline.model.spec import INPUT_SIZE
 

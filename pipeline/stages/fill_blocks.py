@@ -14,7 +14,7 @@ from concurrent.futures import Future, wait
 import pyarrow as pa
 
 from pipeline.formats.left_out import LeftOut
-from pipeline.formats.tar import Sample
+from pipeline.formats.samples import Sample
 from pipeline.stages.decode_pool import BlockMemory, DecodedSample, DecodePool
 from pipeline.stages.pixel_block import PendingShard, PixelBlock
 
