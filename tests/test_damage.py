@@ -46,10 +46,13 @@ def flipped(data: bytes) -> bytes:
     return data[:-60] + bytes(byte ^ 0xFF for byte in data[-60:-8]) + data[-8:]
 
 
-DAMAGES = {"empty": lambda _: b"", "cut": lambda data: data[:len(data) // 2], "other bytes": lambda _: b"\x00\xffgarbage" * 50,
-           "footer": flipped, "another schema": lambda _: other_schema(), "JSON list": lambda _: b"[]", "JSON null": lambda _: b"null",
+DAMAGES = {"empty": lambda _: b"", "cut": lambda data: data[:len(data) // 2],
+           "other bytes": lambda _: b"\x00\xffgarbage" * 50,
+           "footer": flipped, "another schema": lambda _: other_schema(), "JSON list": lambda _: b"[]",
+           "JSON null": lambda _: b"null",
            "JSON of another shape": lambda _: b'{"input": 7, "until": "soon", "run_id": []}'}
-FILES = {"table": "labels/model=*/a.tar.parquet", "shards": "shards/*.parquet", "runs": "runs/*.parquet", "classes": "classes/*.parquet",
+FILES = {"table": "labels/model=*/a.tar.parquet", "shards": "shards/*.parquet", "runs": "runs/*.parquet",
+         "classes": "classes/*.parquet",
          "mark": "input.json", "lease": "lease.json", "report": "reports/*.html", "staging": "_staging/*/*.parquet"}
 
 
@@ -65,14 +68,18 @@ def made(tmp_path):
     file = Sink(config.output, "20261126T213000-aaaaaa", model).write(source, rows_between(0, 4), 0, True)
     claim_output(config, model, load_classes(None))
     ledger.write(config.output, "shards", "20261126T213000-aaaaaa-00000", [{
-        "run_id": "20261126T213000-aaaaaa", "shard": SHARD, "model_id": model, "status": "committed", "source_size": version.size,
-        "source_etag": version.etag, "file": SHARD + ".parquet", "file_size": file.size, "file_etag": file.etag, "num_images": 4,
+        "run_id": "20261126T213000-aaaaaa", "shard": SHARD, "model_id": model, "status": "committed",
+        "source_size": version.size,
+        "source_etag": version.etag, "file": SHARD + ".parquet", "file_size": file.size, "file_etag": file.etag,
+        "num_images": 4,
         "num_rejected": 0}], ledger.SHARDS)
     summary = Summary("20261126T213000-aaaaaa", model, 0, 1, 10, 0, True, num_committed=1, counts=Counts(4))
     ledger.write_run(config.output, Record(config, summary, None, load_classes(None), NOW, 0.0).make_row("done"))
-    storage.put_whole(f"{config.output}/_staging/20261125T213000-bbbbbb/piece.parquet", (tmp_path / "out/labels" / f"model={model}" / f"{SHARD}.parquet").read_bytes())
+    storage.put_whole(f"{config.output}/_staging/20261125T213000-bbbbbb/piece.parquet",
+                      (tmp_path / "out/labels" / f"model={model}" / f"{SHARD}.parquet").read_bytes())
     storage.put_whole(report_uri(config.output, summary.run_id), b"<html></html>")
-    storage.put_whole(f"{config.output}/lease.json", b'{"run_id": "r", "place": "x", "pid": 1, "since": 1.0, "until": 2.0}')
+    storage.put_whole(f"{config.output}/lease.json",
+                      b'{"run_id": "r", "place": "x", "pid": 1, "since": 1.0, "until": 2.0}')
     return config, model
 
 
@@ -96,9 +103,13 @@ def test_a_damaged_file_stops_no_night(made, tmp_path, kind, damage):
         assert not (tmp_path / "out/lease.json").exists()
     assert time.monotonic() - begun < 10
     proof = verify(config.input, config.output, None, Inputs(None, None, 10**6, None))
-    assert proof.num_rows == (0 if kind == "table" else 4) and any("unreadable" in one for one in proof.problems) == (kind == "table")
-    for read in (lambda: history.read_settings(config.output, model), lambda: connect(config.output).sql("SELECT count(*) FROM labels").fetchall(),
-                 lambda: evaluate(config.output, model, lambda _: Truth("t", pa.table([[None], ["k0"], ["0"], [False], [None]], schema=GIVEN_TRUTHS)))):
+    assert proof.num_rows == (0 if kind == "table" else 4)
+    assert any("unreadable" in one for one in proof.problems) == (kind == "table")
+    for read in (lambda: history.read_settings(config.output, model),
+                 lambda: connect(config.output).sql("SELECT count(*) FROM labels").fetchall(),
+                 lambda: evaluate(config.output, model,
+                                  lambda _: Truth("t", pa.table([[None], ["k0"], ["0"], [False], [None]],
+                                                                schema=GIVEN_TRUTHS)))):
         try:
             read()
         except JobError as error:

@@ -14,7 +14,8 @@ from pipeline.store.lease import Busy
 from tests.support.jobs import ROOT
 
 
-@pytest.mark.parametrize(("kind", "status"), [(UserError, 2), (NoCluster, 1), (NoNodes, 1), (NotPlaced, 1), (Busy, 4), (NothingUnder, 5)])
+@pytest.mark.parametrize(("kind", "status"), [(UserError, 2), (NoCluster, 1), (NoNodes, 1), (NotPlaced, 1), (Busy, 4),
+                                              (NothingUnder, 5)])
 def test_each_error_has_its_status(kind, status, capsys):
     assert report_error(kind("It is so.")) == status
     assert capsys.readouterr().err == "error: It is so.\n"
@@ -24,7 +25,8 @@ def test_each_error_has_its_status(kind, status, capsys):
 def test_every_place_that_ends_a_job_takes_all_of_them():
     """`except UserError` would let a cluster that is not there pass as a traceback."""
     for path in (*ROOT.glob("jobs/*.py"), *ROOT.glob("pipeline/**/*.py")):
-        handlers = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler) and node.type]
+        handlers = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler)
+                    and node.type]
         assert not [node.lineno for node in handlers if "UserError" in ast.unparse(node.type)], path
 
 

@@ -66,7 +66,8 @@ def test_a_night_without_files_has_a_status_of_its_own_and_writes_nothing(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize(("option", "value"), [("--partition", "../other"), ("--partition", ""), ("--partition", "/abs"),
+@pytest.mark.parametrize(("option", "value"),
+                         [("--partition", "../other"), ("--partition", ""), ("--partition", "/abs"),
                                                ("--run-name", "a/b"), ("--run-name", ""), ("--keep-reports", "0")])
 def test_mistakes_are_told(option, value):
     with pytest.raises(UserError, match=option):

@@ -20,7 +20,10 @@ from tests.support.tars import make_tar
 
 
 def plant() -> tuple[type, type, type]:
-    """Stages that divide by zero at the shard that is named after them. Made in a function, so that Ray sends their code along."""
+    """Stages that divide by zero at the shard that is named after them.
+
+    Made in a function, so that Ray sends their code along.
+    """
     class PlantedReader(Reader):
         def __init__(self, *arguments):
             super().__init__(*arguments)
@@ -72,7 +75,8 @@ def test_an_error_of_our_own_is_told_where_users_look(tmp_path, monkeypatch):
     failures = {row["shard"]: row["failure"] for row in rows if row["status"] == "failed"}
     page = next(Path(tmp_path / "out/reports").iterdir()).read_text(encoding="utf-8")
     for name, place in (("reader", "planted_decode"), ("labeller", "planted_pick"), ("sink", "commit")):
-        assert "ZeroDivisionError" in failures[f"{name}.tar"] and f"in {place}: return 1 / planted" in failures[f"{name}.tar"]
+        assert "ZeroDivisionError" in failures[f"{name}.tar"]
+        assert f"in {place}: return 1 / planted" in failures[f"{name}.tar"]
         assert f"in {place}: return 1 / planted" in page
     assert [row["status"] for row in rows if row["shard"] == "fine.tar"] == ["committed"]
 
@@ -87,7 +91,8 @@ def test_a_labeller_that_cannot_start_ends_the_run_in_a_sentence(tmp_path, monke
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.tar").write_bytes(make_tar(("a.png", png(1))))
     monkeypatch.setattr(graph, "load_labeller", refuse)
-    with pytest.raises(UserError, match=r"^--runner fast: the fast runner was not trusted: it differs; use --runner auto or plain.$"):
+    says = r"^--runner fast: the fast runner was not trusted: it differs; use --runner auto or plain.$"
+    with pytest.raises(UserError, match=says):
         label(Config(input=str(tmp_path / "in"), output=str(tmp_path / "out"), weights=str(make_weights()),
                      precision="fp32"), io.StringIO())
     run, = [row for path in (tmp_path / "out/runs").iterdir() for row in pq.read_table(path).to_pylist()]

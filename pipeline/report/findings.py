@@ -1,6 +1,7 @@
 """What the report of a run shows beside the run's row: images over time, rejected examples, slow shards, pictures.
 
-In: what reports of blocks bring, and rows of the table `shards`. Out: `Findings`. Their size does not grow with the run.
+In: what reports of blocks bring, and rows of the table `shards`. Out: `Findings`. Their size does not grow with the
+run.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Timeline:
 class Findings:
     """What the reports of a run say.
 
-    `examples`: rejected images by reason code, each a dict of shard, index and key. `slowest`: rows of the table `shards`.
+    `examples`: rejected images by reason code, each a dict of shard, index and key. `slowest`: rows of the table
+    `shards`.
     """
 
     def __init__(self) -> None:

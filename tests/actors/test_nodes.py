@@ -42,7 +42,8 @@ def test_what_is_there_is_taken(asked):
 def test_a_gpu_is_asked_for_and_waited_for(asked):
     stream = io.StringIO()
     assert shapes(nodes.find_nodes(config("cuda", 3), False, stream, Stop())) == [(4.0, 0), (8.0, 2)]
-    assert asked == [[{"GPU": 1}] * 3, []] and stream.getvalue() == "waiting for a node with a GPU to join the cluster\n"
+    assert asked == [[{"GPU": 1}] * 3, []]
+    assert stream.getvalue() == "waiting for a node with a GPU to join the cluster\n"
 
 
 def test_nobody_waits_for_ever(asked, monkeypatch):
@@ -58,14 +59,16 @@ def test_this_machine_alone_gets_no_gpu(asked):
 
 
 @pytest.mark.parametrize(("before", "now", "grown"), [
-    ("ab", "ab", False), ("abcdefgh", "abcdefghi", False), ("abcd", "abcde", True), ("ab", "a", False), ("abcd", "abce", True),
+    ("ab", "ab", False), ("abcdefgh", "abcdefghi", False), ("abcd", "abcde", True), ("ab", "a", False),
+    ("abcd", "abce", True),
     ("a", "", False), ("a", "b", True)])
 def test_growth_is_seen_and_so_is_a_node_in_another_ones_place(monkeypatch, before, now, grown):
     """A spot node that is lost and replaced adds nothing to the sum, but its successor would idle all night."""
     growth = nodes.Growth([nodes.Node(name, name, 4.0, 1) for name in before])
     growth.looked_s = -1e9
     monkeypatch.setattr(ray, "nodes", lambda: [HEAD] + [
-        {"Alive": True, "NodeID": name, "NodeManagerAddress": name, "Resources": {"CPU": 4.0, "GPU": 1.0}} for name in now])
+        {"Alive": True, "NodeID": name, "NodeManagerAddress": name, "Resources": {"CPU": 4.0, "GPU": 1.0}}
+        for name in now])
     assert growth.has_changed() == grown
 
 
@@ -73,7 +76,8 @@ def test_a_cluster_that_has_lost_its_gpus_is_looked_at_again(monkeypatch):
     """What is left has CPUs alone: the labellers' blocks would wait for ever."""
     growth = nodes.Growth([nodes.Node("cpu", "cpu", 4.0, 0), nodes.Node("gpu", "gpu", 8.0, 2)])
     left = [{"Alive": True, "NodeID": "cpu", "NodeManagerAddress": "cpu", "Resources": {"CPU": 4.0}}]
-    for now, seen in (([*left, {"Alive": True, "NodeID": "gpu", "NodeManagerAddress": "gpu", "Resources": {"CPU": 8.0, "GPU": 2.0}}], False), (left, True)):
+    gpu = {"Alive": True, "NodeID": "gpu", "NodeManagerAddress": "gpu", "Resources": {"CPU": 8.0, "GPU": 2.0}}
+    for now, seen in (([*left, gpu], False), (left, True)):
         growth.looked_s = -1e9
         monkeypatch.setattr(ray, "nodes", lambda now=now: [HEAD, *now])
         assert growth.has_changed() == seen

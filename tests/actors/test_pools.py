@@ -65,13 +65,16 @@ def place_greedily(pools: Pools, nodes: list[Node], rng: random.Random) -> None:
 def decode_cpus_left(nodes: list[Node], pools: Pools) -> float:
     """CPUs that labellers, sinks and Ray leave; at least half of a node decodes."""
     busy = Counter(pools.labellers)
-    return sum(node.num_cpus - min(busy[node.id] * (LABELLER_CPUS + SINK_CPUS) + RAY_CPUS, node.num_cpus / 2) for node in nodes)
+    return sum(node.num_cpus - min(busy[node.id] * (LABELLER_CPUS + SINK_CPUS) + RAY_CPUS, node.num_cpus / 2)
+               for node in nodes)
 
 
 def generated(seed: int) -> list[Node]:
     rng = random.Random(seed)
-    kinds = [(rng.choice([1, 2, 3, 4, 7, 8, 16, 30, 64, 96, 192]), rng.choice([0, 0, 1, 1, 2, 4, 8])) for _ in range(rng.randint(1, 3))]
-    nodes = [rng.choice(kinds) if rng.random() < 0.9 else (rng.randint(1, 192), rng.randint(0, 8)) for _ in range(rng.randint(1, 30))]
+    kinds = [(rng.choice([1, 2, 3, 4, 7, 8, 16, 30, 64, 96, 192]), rng.choice([0, 0, 1, 1, 2, 4, 8]))
+             for _ in range(rng.randint(1, 3))]
+    nodes = [rng.choice(kinds) if rng.random() < 0.9 else (rng.randint(1, 192), rng.randint(0, 8))
+             for _ in range(rng.randint(1, 30))]
     if not any(gpus for _, gpus in nodes):
         nodes[0] = (nodes[0][0], 1)
     if rng.random() < 0.2 and len(nodes) > 1:
@@ -106,7 +109,8 @@ def test_common_clusters(shapes, decoders, threads):
 @pytest.mark.parametrize("seed", range(60))
 def test_what_the_user_says_goes_first_and_still_fits(seed):
     nodes, rng = generated(seed), random.Random(seed)
-    options = {name: rng.randint(1, 40) for name in ("decoders", "decode_threads", "labellers", "batch_size") if rng.random() < 0.6}
+    options = {name: rng.randint(1, 40) for name in ("decoders", "decode_threads", "labellers", "batch_size")
+               if rng.random() < 0.6}
     pools = pools_of(nodes, **options)
     place_greedily(pools, nodes, rng)
     if "decoders" in options:
@@ -157,9 +161,11 @@ def test_what_cannot_be_placed_is_said_in_time(monkeypatch):
         ray.get(other.here.remote())
         nodes = live_nodes()
         pools = pools_of(nodes, "cpu")
-        with pytest.raises(NotPlaced, match=r"1 labellers of 1.1 CPUs .* wait for a place: of the cluster's 2 CPUs"), reserve_places(pools, nodes, Stop()):
+        says = r"1 labellers of 1.1 CPUs .* wait for a place: of the cluster's 2 CPUs"
+        with pytest.raises(NotPlaced, match=says), reserve_places(pools, nodes, Stop()):
             pass
-        gone = [*nodes, Node("f" * 56, "gone", 2.0, 0)]  # Ray notices a lost node only after a while, so it may be chosen
+        # Ray notices a lost node only after a while, so it may be chosen.
+        gone = [*nodes, Node("f" * 56, "gone", 2.0, 0)]
         with pytest.raises(NodesGone), reserve_places(pools_of(gone, "cpu"), gone, Stop()):
             pass
         ray.kill(other)

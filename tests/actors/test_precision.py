@@ -12,9 +12,11 @@ NODES = [Node("a", "10.0.0.1", 4, 0), Node("b", "10.0.0.2", 4, 1), Node("c", "10
 
 
 @pytest.mark.parametrize(("answers", "agreed", "says"), [
-    (["bf16", "bf16", "bf16"], "bf16", ""), (["bf16", "fp32", "bf16"], "fp32", "node 10.0.0.2 is not fast at bf16"), ([], "auto", "")])
+    (["bf16", "bf16", "bf16"], "bf16", ""), (["bf16", "fp32", "bf16"], "fp32", "node 10.0.0.2 is not fast at bf16"),
+    ([], "auto", "")])
 def test_nodes_agree_on_what_all_compute_in(monkeypatch, answers, agreed, says):
-    monkeypatch.setattr(precision, "ask_nodes", lambda nodes, *_: {node.address: (one, "") for node, one in zip(nodes, answers, strict=False)})
+    monkeypatch.setattr(precision, "ask_nodes", lambda nodes, *_: {
+        node.address: (one, "") for node, one in zip(nodes, answers, strict=False)})
     made, note = agree_on_precision("auto", "cpu", NODES)
     assert made == agreed and says in note and bool(says) == bool(note)
 
@@ -27,7 +29,8 @@ def test_only_nodes_that_label_are_asked(monkeypatch):
 
 
 def test_a_node_that_cannot_is_named(monkeypatch):
-    monkeypatch.setattr(precision, "ask_nodes", lambda *_: {"10.0.0.1": ("fp16", ""), "10.0.0.2": ("", "--precision fp16: this processor does not.")})
+    monkeypatch.setattr(precision, "ask_nodes", lambda *_: {
+        "10.0.0.1": ("fp16", ""), "10.0.0.2": ("", "--precision fp16: this processor does not.")})
     with pytest.raises(UserError, match=r"^--precision fp16: this processor does not \(node 10\.0\.0\.2\)\.$"):
         agree_on_precision("fp16", "cpu", NODES)
 

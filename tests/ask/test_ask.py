@@ -1,4 +1,4 @@
-"""What a question to an output may not be, and what an output may not be for a question: one sentence each, exit status 2."""
+"""What a question to an output, and an output for a question, may not be: one sentence each, exit status 2."""
 
 import json
 import os
@@ -73,7 +73,8 @@ def test_what_is_no_folder_of_tables_is_no_model(output):
     ("top5", {}, "the query needs the setting label_id."),
     ("neighbours", {}, "the query needs the setting key, or sha256."),
     ("neighbours", {"key": "nobody"}, "the query knows no image nobody that has an embedding."),
-    ("neighbours", {"sha256": "00", "shard": "a.tar"}, "the query knows no image 00 in shard a.tar that has an embedding."),
+    ("neighbours", {"sha256": "00", "shard": "a.tar"},
+     "the query knows no image 00 in shard a.tar that has an embedding."),
     ("neighbours", {"key": "a3'"}, "the query knows no image a3' that has an embedding."),  # it was rejected
     ("drift", {"before": "2026-11-23"}, "the query knows no night 2026-11-23 that labelled something."),
     ("low_confidence", {"below": "half"}, "Could not convert string 'half' to DOUBLE"),
@@ -116,7 +117,8 @@ def test_any_folder_may_hold_an_output(tmp_path, name):
     assert answer(output, "SELECT count(*), min(model) FROM labels") == [(8, MODEL)]
     assert answer(output, "labels") == ANSWERS["labels"][1] and answer(output, "SELECT count(*) FROM classes") == [(3,)]
     assert answer(output, "SELECT count(*) FROM runs, shards") == [(4,)]
-    printed = f"SELECT label, count(*) AS images FROM {tables_glob(labels_folder(output, MODEL))} GROUP BY ALL ORDER BY images DESC"
+    tables = tables_glob(labels_folder(output, MODEL))
+    printed = f"SELECT label, count(*) AS images FROM {tables} GROUP BY ALL ORDER BY images DESC"
     assert dict(duckdb.sql(printed).fetchall()) == {"dog": 3, "crane": 2, None: 3}
 
 
@@ -127,7 +129,8 @@ def test_a_backslash_is_told(tmp_path):
 
 def test_a_model_is_no_pattern(output):
     put(output, "a.tar", OTHER)
-    assert "--model inception_v4-*: no tables can be read there" in refusal(output, "labels", "--model", "inception_v4-*")
+    refused = refusal(output, "labels", "--model", "inception_v4-*")
+    assert "--model inception_v4-*: no tables can be read there" in refused
     assert "no tables can be read there" in refusal(output, "labels", "--model", "it's")
 
 
@@ -139,8 +142,10 @@ def test_any_folder_over_s3(s3, monkeypatch):
     import_extension("httpfs")  # from its package: a machine that is new has none
     connection = duckdb.connect()
     connection.load_extension("httpfs")
-    connection.execute(f"CREATE SECRET (TYPE s3, KEY_ID '{environ['AWS_ACCESS_KEY_ID']}', SECRET '{environ['AWS_SECRET_ACCESS_KEY']}', "
-                       f"ENDPOINT '{environ['AWS_ENDPOINT_URL'].removeprefix('http://')}', USE_SSL false, URL_STYLE 'path')")
+    endpoint = environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    connection.execute(f"CREATE SECRET (TYPE s3, KEY_ID '{environ['AWS_ACCESS_KEY_ID']}', "
+                       f"SECRET '{environ['AWS_SECRET_ACCESS_KEY']}', "
+                       f"ENDPOINT '{endpoint}', USE_SSL false, URL_STYLE 'path')")
     for name in ("it's", "a[b]c", "a*b"):
         output = f"s3://photos/odd/{name}"
         fill(output)
@@ -151,7 +156,8 @@ def test_any_folder_over_s3(s3, monkeypatch):
 
 
 def a_run(output: str, run_id: str, **more: object) -> None:
-    row = {"run_id": run_id, "model_id": MODEL, "status": "done", "seconds": 1.0, "num_images": 1, "config": json.dumps({"partition": None})}
+    row = {"run_id": run_id, "model_id": MODEL, "status": "done", "seconds": 1.0, "num_images": 1,
+           "config": json.dumps({"partition": None})}
     ledger.write(output, "runs", run_id, [row | more], ledger.RUNS)
 
 
@@ -159,18 +165,23 @@ def a_run(output: str, run_id: str, **more: object) -> None:
 def test_a_night_is_the_same_in_all_time_zones(output, zone):
     """A run over midnight is one, runs of one name are one, and one without a name is its own."""
     begun = datetime(2026, 11, 25, 23, 59, tzinfo=UTC)
-    for run_id, minutes in (("20261125T235900-late-00000b", 0), ("20261126T001000-late-00000c", 11), ("20261126T003000-00000d", 31)):
+    for run_id, minutes in (("20261125T235900-late-00000b", 0), ("20261126T001000-late-00000c", 11),
+                            ("20261126T003000-00000d", 31)):
         a_run(output, run_id, started_at=begun + timedelta(minutes=minutes), num_committed=2)
-        rows = [{"run_id": run_id, "shard": shard, "model_id": MODEL, "status": "committed", "labelled_at": begun + timedelta(minutes=minutes + at)}
+        rows = [{"run_id": run_id, "shard": shard, "model_id": MODEL, "status": "committed",
+                 "labelled_at": begun + timedelta(minutes=minutes + at)}
                 for at, shard in enumerate(("a.tar", "c.tar") if "late" in run_id else ("d.tar",))]
         ledger.write(output, "shards", run_id, rows, ledger.SHARDS)
     put(output, "d.tar")
     script = ("from pipeline.ask.query import ask, connect; import sys; c = connect(sys.argv[1]); "
-              "print([row[:3] for row in ask(c, 'throughput').fetchall()]); print(sorted(row[:4] for row in ask(c, 'drift').fetchall()))")
-    done = subprocess.run([sys.executable, "-c", script, output], env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=False)
+              "print([row[:3] for row in ask(c, 'throughput').fetchall()]); "
+              "print(sorted(row[:4] for row in ask(c, 'drift').fetchall()))")
+    done = subprocess.run([sys.executable, "-c", script, output], env=os.environ | {"TZ": zone}, capture_output=True,
+                          text=True, check=False)
     assert done.returncode == 0, done.stderr
     throughput, drift = done.stdout.splitlines()
-    assert throughput == str([(NAMES[0], "20261123T030000", 1), (NAMES[1], "20261124T030000", 1), ("late", "20261125T235900", 2),
+    assert throughput == str([(NAMES[0], "20261123T030000", 1), (NAMES[1], "20261124T030000", 1),
+                              ("late", "20261125T235900", 2),
                                         ("20261126T003000-00000d", "20261126T003000", 1)])
     # a.tar was labelled last in the night `late`, d.tar in the run after it
     assert drift == str([(0, "crane", 1, 0), (1, "dog", 2, 1)])
@@ -182,8 +193,10 @@ def test_tables_without_a_shard_are_counted(output):
     a_run(output, "20261125T030000-aaaaaa", num_orphans=3)
     a_run(output, "20261126T030000-bbbbbb", num_orphans=0, config=json.dumps({"partition": "dt=2026-11-26"}))
     a_run(output, "20261127T030000-cccccc", model_id=OTHER, num_orphans=9)
-    says = "3 tables are of shards that the input no longer had at run 20261125T030000-aaaaaa; their rows are in the answer"
-    assert note_foreign_tables(connect(output), "labels") == note_foreign_tables(connect(output), "SELECT 1 FROM top5") == says
+    says = ("3 tables are of shards that the input no longer had at run 20261125T030000-aaaaaa; "
+            "their rows are in the answer")
+    assert note_foreign_tables(connect(output), "labels") == says
+    assert note_foreign_tables(connect(output), "SELECT 1 FROM top5") == says
     assert note_foreign_tables(connect(output), "throughput") is None
     done = job("query", "--output", output, "rejects")
     assert done.returncode == 0 and done.stderr == f"note: {says}\n" and "truncated" in done.stdout

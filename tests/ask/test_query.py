@@ -24,7 +24,8 @@ NIGHTS = datetime(2026, 11, 23, 3, tzinfo=UTC), datetime(2026, 11, 24, 3, tzinfo
 NAMES = [f"night-{night:%Y-%m-%d}" for night in NIGHTS]
 RUNS = [f"{night:%Y%m%dT%H%M%S}-{name}-00000a" for night, name in zip(NIGHTS, NAMES, strict=True)]
 # shard, then its images: label_id, prob, what kind of embedding, sha256, error
-SHARDS = {"a.tar": [(0, 0.9, 0, "s0", None), (1, 0.8, 1, "s1", None), (1, 0.3, 1, "s2", None), (0, 0.0, 0, "s3", "truncated")],
+SHARDS = {"a.tar": [(0, 0.9, 0, "s0", None), (1, 0.8, 1, "s1", None), (1, 0.3, 1, "s2", None),
+                    (0, 0.0, 0, "s3", "truncated")],
           "dt=2026-11-24/b.tar": [(2, 0.6, 2, "s4", None), (1, 0.4, 1, "s1", None), (0, 0.0, 0, None, "not_a_file"),
                                   (0, 0.0, 0, "s5", "truncated")]}
 
@@ -42,9 +43,11 @@ def fill(output: str) -> None:
         prob = np.array([[image[1], (1 - image[1]) / 2] for image in images], np.float32)
         embedding = np.eye(3, EMBEDDING_SIZE, dtype=np.float32)[[image[2] for image in images]]
         embedding[:, 3] = np.array(indices) / 10
-        Sink(output, "r", MODEL).write(ShardVersion(shard, f"in/{shard}", 1, "e"), make_rows(samples, Answers(label_id, prob, embedding), LABELS),
+        Sink(output, "r", MODEL).write(ShardVersion(shard, f"in/{shard}", 1, "e"),
+                                       make_rows(samples, Answers(label_id, prob, embedding), LABELS),
                                        0, True)
-        row = {"run_id": RUNS[number], "shard": shard, "model_id": MODEL, "status": "committed", "labelled_at": NIGHTS[number]}
+        row = {"run_id": RUNS[number], "shard": shard, "model_id": MODEL, "status": "committed",
+               "labelled_at": NIGHTS[number]}
         ledger.write(output, "shards", f"{RUNS[number]}-0", [row], ledger.SHARDS)
         run = {"run_id": RUNS[number], "model_id": MODEL, "started_at": NIGHTS[number], "seconds": 2.0, "num_images": 4,
                "num_committed": 1, "num_failed": 0, "num_rejected": 1 + number, "device": "cpu", "status": "done"}
@@ -53,12 +56,14 @@ def fill(output: str) -> None:
 
 ANSWERS = {
     "labels": ({}, [(1, "dog", 3, 0.5), (0, "crane", 1, 0.9), (2, "crane", 1, 0.6)]),
-    "top5": ({"label_id": "1", "number": "3"}, [("a.tar", "a1'", 1, "dog", 0.8), ("dt=2026-11-24/b.tar", "d1'", 1, "dog", 0.4),
+    "top5": ({"label_id": "1", "number": "3"},
+             [("a.tar", "a1'", 1, "dog", 0.8), ("dt=2026-11-24/b.tar", "d1'", 1, "dog", 0.4),
                                                ("a.tar", "a2'", 2, "dog", 0.35)]),
     "rejects": ({}, [("truncated", 2, 0.25, "a.tar : a3'"), ("not_a_file", 1, 0.125, "dt=2026-11-24/b.tar : d2'")]),
     "drift": ({}, [(2, "crane", 0, 1, 0.0, 0.5, 0.5), (0, "crane", 1, 0, 0.3333, 0.0, -0.3333),
                    (1, "dog", 2, 1, 0.6667, 0.5, -0.1667)]),
-    "neighbours": ({"key": "a1'", "number": "2"}, [("dt=2026-11-24/b.tar", "d1'", "dog", 1.0), ("a.tar", "a2'", "dog", 0.99523)]),
+    "neighbours": ({"key": "a1'", "number": "2"},
+                   [("dt=2026-11-24/b.tar", "d1'", "dog", 1.0), ("a.tar", "a2'", "dog", 0.99523)]),
     "duplicates": ({}, [("s1", 2, ["a.tar : a1'", "dt=2026-11-24/b.tar : d1'"])]),
     "low_confidence": ({"below": "0.5"}, [("a.tar", "a2'", "dog", 0.3, "dog", 0.35),
                                           ("dt=2026-11-24/b.tar", "d1'", "dog", 0.4, "dog", 0.3)]),
@@ -93,7 +98,8 @@ def test_views_and_settings(output):
     assert ask(connection, "SELECT count(*), count(DISTINCT model) FROM labels").fetchall() == [(8, 1)]
     assert ask(connect(output), "drift", {"before": NAMES[1], "after": NAMES[0], "number": "1"}).fetchall() == [
         (2, "crane", 1, 0, 0.5, 0.0, -0.5)]
-    for question, settings, says in (("labels", {"colour": "red"}, "--set colour: .* it has number"), ("SELEC", {}, "DuckDB: ")):
+    for question, settings, says in (("labels", {"colour": "red"}, "--set colour: .* it has number"),
+                                     ("SELEC", {}, "DuckDB: ")):
         with pytest.raises(UserError, match=says):
             ask(connection, question, settings)
     with pytest.raises(UserError, match="no tables can be read there"):
@@ -101,7 +107,8 @@ def test_views_and_settings(output):
 
 
 def test_the_job_answers(undisturbed):
-    for name, more in (("labels", ()), ("neighbours", ("--set", "key=0/astronaut")), ("throughput", ()), ("rejects", ())):
+    for name, more in (("labels", ()), ("neighbours", ("--set", "key=0/astronaut")), ("throughput", ()),
+                       ("rejects", ())):
         done = job("query", "--output", undisturbed, name, *more)
         assert done.returncode == 0 and "│" in done.stdout, done.stderr
     done = job("query", "--output", undisturbed, "--sql", "SELECT count(*) AS images FROM labels")

@@ -86,7 +86,7 @@ def by_pillow(encoded: bytes) -> np.ndarray | None:
             image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
         image.info.pop("transparency", None)
         return np.asarray(image.convert("RGB"))
-    except Exception:  # noqa: BLE001  # of a dozen kinds
+    except Exception:  # of a dozen kinds
         return None
 
 

@@ -121,7 +121,7 @@ def test_the_line_that_is_told_mends_the_file(tmp_path, monkeypatch, held):
     Path("old.pth").write_bytes(held if isinstance(held, bytes) else saved(held))
     line = refusal(held)
     line = line[line.index("torch.save("):].replace("FILE", "'old.pth'").replace("NEW", "'new.pth'")
-    exec(line, {"torch": torch, "safetensors": safetensors})  # noqa: S102  # as a user would
+    exec(line, {"torch": torch, "safetensors": safetensors})  # as a user would
     assert state_dicts.read_state_dict(Path("new.pth").read_bytes())["last_linear.bias"].tolist() == list(range(7))
 
 

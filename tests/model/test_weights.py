@@ -63,7 +63,8 @@ def test_identity_is_cheap_and_stable(tmp_path: Path) -> None:
     assert weights.identify("seed:0").model_id == "inception_v4-61350f2a"
     assert [weights.identify(spec).meaningless for spec in ("pretrained", str(path), "seed:0")] == [
         False, False, True]
-    program = "import sys; from pipeline.model.weights import identify; identify('seed:1'); print('torch' in sys.modules)"
+    program = ("import sys; from pipeline.model.weights import identify; identify('seed:1'); "
+               "print('torch' in sys.modules)")
     assert subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).strip() == "False"
 
 

@@ -37,5 +37,6 @@ print("in order")
 @pytest.mark.parametrize("first", [0, 2])
 def test_a_run_that_breaks_an_attempt_off_ends_in_order(first):
     """Also when nothing was reported yet. A thread that asks Ray after its end would end the process with status 1."""
-    done = subprocess.run([sys.executable, "-c", BROKEN_OFF.format(first=first)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", BROKEN_OFF.format(first=first)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=120, check=False)
     assert done.returncode == 0 and "in order" in done.stdout, done.stdout + done.stderr

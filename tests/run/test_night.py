@@ -101,8 +101,10 @@ def test_a_run_that_is_refused_leaves_nothing_and_the_mended_one_works(one_shard
     assert "it is an HTML page" in refused(one_shard, "--weights", one_shard / "bad.pth")
     assert "--runner fast" in refused(one_shard, *SEED, "--runner", "fast", "--device", "cpu")
     assert "this machine has no GPU that Ray can see" in refused(one_shard, *SEED, "--device", "cuda")
-    (one_shard / "in/ten.csv").write_text("label_id,wnid,label\n" + "".join(f"{number},,class {number}\n" for number in range(10)))
-    done = job("label", "--input", one_shard / "in", "--output", one_shard / "deep/out", *ten, "--classes", one_shard / "in/ten.csv")
+    (one_shard / "in/ten.csv").write_text(
+        "label_id,wnid,label\n" + "".join(f"{number},,class {number}\n" for number in range(10)))
+    done = job("label", "--input", one_shard / "in", "--output", one_shard / "deep/out", *ten, "--classes",
+               one_shard / "in/ten.csv")
     assert done.returncode == 0 and "1 labelled" in done.stdout, done.stdout + done.stderr
 
 
@@ -134,20 +136,25 @@ def test_what_is_left_out_is_told_everywhere(photographs, tmp_path):
     jpeg = dict(photographs)["china.jpg"]
     (tmp_path / "in").mkdir()
     odd = tmp_path / "in" / "b\udcff.tar"
-    (tmp_path / "in/a.tar").write_bytes(make_tar(("a.1.jpg", jpeg), ("a.2.jpg", jpeg), ("b.jfif", jpeg), ("._c.jpg", b"x")))
+    (tmp_path / "in/a.tar").write_bytes(make_tar(("a.1.jpg", jpeg), ("a.2.jpg", jpeg), ("b.jfif", jpeg),
+                                                 ("._c.jpg", b"x")))
     odd.write_bytes(make_tar(("x\udcfe.jpg", jpeg)))
     (tmp_path / "in/none.tar").write_bytes(make_tar(("a.heic", b"1"), ("b.tar", b"2")))
     (tmp_path / "in/loose.png").write_bytes(b"x")
     options = ("--input", tmp_path / "in", "--output", tmp_path / "out")
     done = job("label", *options, *SEED, "--batch-size", 4)
     assert done.returncode == 0, done.stdout + done.stderr
-    for told in ("2 labelled, 1 without any image", "1 left out, share a key with an image before them (.jpg 1), such as a.tar: a.2.jpg",
+    for told in ("2 labelled, 1 without any image",
+                 "1 left out, share a key with an image before them (.jpg 1), such as a.tar: a.2.jpg",
                  "1 left out, hidden, or leftovers of other tools (.jpg 1), such as a.tar: ._c.jpg",
-                 "1 left out, of another kind than the one that is read, which --format chooses (.png 1), such as loose.png",
-                 "3 left out, no images by their names (.heic 1, .jfif 1, .tar 1)", "none.tar holds no image: its members are .heic 1, .tar 1"):
+                 ("1 left out, of another kind than the one that is read, which --format chooses (.png 1), "
+                  "such as loose.png"),
+                 "3 left out, no images by their names (.heic 1, .jfif 1, .tar 1)",
+                 "none.tar holds no image: its members are .heic 1, .tar 1"):
         assert told in done.stdout, done.stdout
     assert row_of(tmp_path / "out")["num_left_out"] == 6
-    shards = {row["shard"]: row for path in (tmp_path / "out/shards").iterdir() for row in pq.read_table(path).to_pylist()}
+    shards = {row["shard"]: row for path in (tmp_path / "out/shards").iterdir()
+              for row in pq.read_table(path).to_pylist()}
     assert {shard: row["num_left_out"] for shard, row in shards.items()} == {"a.tar": 3, "b\\xff.tar": 0, "none.tar": 2}
     page = next((tmp_path / "out/reports").iterdir()).read_text()
     assert "none.tar holds no image" in page and "1 left out, share a key" in page
@@ -164,9 +171,11 @@ def test_an_output_of_failed_shards_says_so(tmp_path):
     (tmp_path / "in/a.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     options = ("--input", tmp_path / "in", "--output", tmp_path / "out")
     done = job("label", *options, *SEED)
-    assert done.returncode == 1 and "failed    a.tar: it is a Git LFS pointer, not the file itself" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "failed    a.tar: it is a Git LFS pointer, not the file itself" in done.stdout, done.stdout + done.stderr
     proof = job("verify", *options)
-    assert proof.returncode == 2 and "failed at every shard, such as a.tar: it is a Git LFS pointer" in proof.stderr, proof.stderr
+    assert proof.returncode == 2, proof.stderr
+    assert "failed at every shard, such as a.tar: it is a Git LFS pointer" in proof.stderr, proof.stderr
     assert "does not exist" in job("verify", "--input", tmp_path / "in", "--output", tmp_path / "absent").stderr
 
 
@@ -186,7 +195,8 @@ def test_a_folder_of_odd_names_is_packed_and_the_output_may_be_below_the_input(p
     shutil.rmtree(tmp_path / "in/packed")
     options = ("--input", tmp_path / "in", "--output", tmp_path / "in/out")
     done = job("label", *options, *SEED, "--max-rejected", 1)
-    assert done.returncode == 0 and "3 at" in done.stdout and "1 rejected (not_a_file 1)" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 at" in done.stdout and "1 rejected (not_a_file 1)" in done.stdout, done.stdout + done.stderr
     assert "nothing to do" in job("label", *options, *SEED).stdout
     digest(*options[1::2])
 
@@ -197,7 +207,9 @@ def test_a_relative_output_on_a_running_cluster_is_where_the_user_stands(photogr
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "here/in/a.tar").write_bytes(make_tar(("a.jpg", dict(photographs)["china.jpg"])))
     with Cluster("--num-cpus=2", "--include-dashboard=false", cwd=tmp_path / "elsewhere") as cluster:
-        run = start_label("--input", "in", "--output", "out", *SEED, log=tmp_path / "log", cwd=tmp_path / "here", **cluster.driver)
+        run = start_label("--input", "in", "--output", "out", *SEED, log=tmp_path / "log", cwd=tmp_path / "here",
+                          **cluster.driver)
         status, text = run.wait(200), (tmp_path / "log").read_text()
     assert status == 0 and "1 labelled" in text, text
-    assert len(list((tmp_path / "here/out").rglob("labels/**/*.parquet"))) == 1 and not list((tmp_path / "elsewhere").iterdir())
+    assert len(list((tmp_path / "here/out").rglob("labels/**/*.parquet"))) == 1
+    assert not list((tmp_path / "elsewhere").iterdir())

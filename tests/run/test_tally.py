@@ -16,13 +16,15 @@ SHARD = SOURCE.shard
 
 
 def segment(first: int, count: int, **changes: object) -> dict:
-    return {"number": 0, "shard": SHARD, "uri": SOURCE.uri, "size": SOURCE.size, "etag": SOURCE.etag, "first": first, "end": False,
+    return {"number": 0, "shard": SHARD, "uri": SOURCE.uri, "size": SOURCE.size, "etag": SOURCE.etag, "first": first,
+            "end": False,
             "failure": None, "retryable": False, "num_bytes": 10, "decode_s": 0.1, "label_s": 0.2, "file_size": None,
             "file_etag": None, "examples": [], "left_out": []} | Counts(count).to_columns() | changes
 
 
 def report(*segments: dict) -> Report:
-    return Report.from_row({"segments": list(segments), "precision": "fp32", "runner": "cpu", "runner_note": "", "label_s": 0.2, "num_slots": 8,
+    return Report.from_row({"segments": list(segments), "precision": "fp32", "runner": "cpu", "runner_note": "",
+                            "label_s": 0.2, "num_slots": 8,
             "num_blocks": 1, "num_moved": 0, "pictures": []})
 
 
@@ -43,14 +45,16 @@ def ledger(tmp_path) -> list[dict]:
 
 
 def test_a_shard_is_committed_when_all_its_segments_are_reported(tally, tmp_path):
-    for each in (segment(4, 2, end=True, file_size=9, file_etag="f"), segment(0, 4, rejected=[{"error": "empty", "num_images": 1}])):
+    for each in (segment(4, 2, end=True, file_size=9, file_etag="f"),
+                 segment(0, 4, rejected=[{"error": "empty", "num_images": 1}])):
         assert not tally.ended.any()
         tally.add(report(each))
     tally.close()
     row, = ledger(tmp_path)
     assert (row["status"], row["num_images"], row["num_rejected"], row["source_etag"]) == ("committed", 6, 1, "e1")
     assert tally.summary.exit_code(1) == 0 and tally.summary.counts.num_images == 6
-    assert (tally.summary.num_labelled, tally.summary.num_slots, tally.summary.num_blocks, tally.summary.runner) == (6, 16, 2, "cpu")
+    assert (tally.summary.num_labelled, tally.summary.num_slots, tally.summary.num_blocks,
+            tally.summary.runner) == (6, 16, 2, "cpu")
 
 
 def test_two_versions_are_counted_apart(tally):
@@ -74,16 +78,19 @@ def test_a_failure_is_final_or_has_three_attempts(tally, tmp_path, failure, retr
         if failure:
             tally.add(report(segment(0, 0, failure=failure, retryable=retryable)))
         tally.settle(last=attempt == 2)
-        assert tally.ended.all() == (attempt == 2 or failure is not None and not retryable)
+        assert tally.ended.all() == (attempt == 2 or (failure is not None and not retryable))
     tally.close()
-    assert tally.summary.failed == {SHARD: told} and tally.summary.num_failed == 1 and tally.summary.counts.num_images == 0
+    assert tally.summary.failed == {SHARD: told}
+    assert tally.summary.num_failed == 1
+    assert tally.summary.counts.num_images == 0
     assert [(row["status"], row["failure"]) for row in ledger(tmp_path)] == [("failed", told)]
 
 
 def test_an_interrupt_says_nothing_of_shards_that_were_never_begun(tmp_path):
     """A million pending shards were a million failed rows."""
     tally = tally_of(tmp_path, [f"{number}.tar" for number in range(1000)])
-    tally.add(report(segment(0, 4, number=3, shard="3.tar"), segment(0, 2, number=4, shard="4.tar", end=True, file_size=9, file_etag="f")))
+    tally.add(report(segment(0, 4, number=3, shard="3.tar"),
+                     segment(0, 2, number=4, shard="4.tar", end=True, file_size=9, file_etag="f")))
     tally.close()
     assert [(row["shard"], row["status"], row["num_images"]) for row in ledger(tmp_path)] == [
         ("4.tar", "committed", 2), ("3.tar", "failed", 0)]
@@ -106,7 +113,8 @@ def test_what_is_kept_of_a_shard_that_ended_is_small(tmp_path, failing):
 
     def add(at: int) -> None:
         shard = f"dt=2026-11-23/photos-{at:08}.tar"
-        done = {"failure": "TimeoutError: slow", "retryable": True} if failing else {"end": True, "file_size": 9, "file_etag": "f"}
+        done = {"failure": "TimeoutError: slow", "retryable": True} if failing else {"end": True, "file_size": 9,
+                                                                                     "file_etag": "f"}
         tally.add(report(segment(0, 400, number=at, shard=shard, labels=labels) | done))
 
     tally.flushed_s = -1e9  # a flush at once, so that rows that wait are not counted
@@ -143,7 +151,8 @@ def test_a_ledger_that_cannot_be_written_is_said(tally, tmp_path):
     assert tally.summary.unrecorded and tally.summary.exit_code(1) == 1
 
 
-@pytest.mark.parametrize(("images", "shards", "crumbs"), [(10, 1, False), (399, 2, True), (400, 2, False), (0, 0, False)])
+@pytest.mark.parametrize(("images", "shards", "crumbs"),
+                         [(10, 1, False), (399, 2, True), (400, 2, False), (0, 0, False)])
 def test_tables_of_few_rows_are_noticed(tally, images, shards, crumbs):
     tally.summary.counts.num_images, tally.summary.num_committed = images, shards
     assert any("rows on average" in note for note in tally.summary.notes) == crumbs

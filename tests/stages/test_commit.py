@@ -25,7 +25,8 @@ def rows_between(first: int, last: int) -> pa.Table:
     samples = pa.table([[SOURCE.shard] * len(ids), ids, [f"k{i}" for i in ids], ids, ids, [f"{i:064}" for i in ids],
                         ["truncated" if i == 2 else None for i in ids]], schema=SAMPLES)
     values = np.tile(np.array(ids, np.float32)[:, None], (1, EMBEDDING_SIZE))
-    return make_rows(samples, Answers(np.zeros((len(ids), 5), np.int16), np.ones((len(ids), 5), np.float32), values), pa.array(["crane"]))
+    return make_rows(samples, Answers(np.zeros((len(ids), 5), np.int16), np.ones((len(ids), 5), np.float32), values),
+                     pa.array(["crane"]))
 
 
 def sink_at(path) -> tuple[Sink, str]:
@@ -109,17 +110,23 @@ def labelled_blocks(sizes: list[list[tuple[int, int, int]]], total: int) -> pa.T
     """Blocks of (shard, first, stop) segments of shards of `total` images, as the labeller gives them."""
     made = []
     for block in sizes:
-        segments = [{"number": number, "shard": f"{number}.tar", "uri": f"in/{number}.tar", "size": 1, "etag": "e", "first": first,
-                     "num_images": stop - first, "end": stop == total, "failure": None, "retryable": False, "left_out": [], "num_bytes": stop - first,
+        segments = [{"number": number, "shard": f"{number}.tar", "uri": f"in/{number}.tar", "size": 1, "etag": "e",
+                     "first": first,
+                     "num_images": stop - first, "end": stop == total, "failure": None, "retryable": False,
+                     "left_out": [], "num_bytes": stop - first,
                      "decode_s": 0.5} for number, first, stop in block]
         indices = [index for _, first, stop in block for index in range(first, stop)]
         answer_NK = np.zeros((len(indices), 10 + EMBEDDING_SIZE), np.float32)
         answer_NK[:, :5] = np.arange(5)
-        samples = [{"shard": f"{number}.tar", "index": index, "key": str(index), "width": 1, "height": 1, "sha256": "0" * 64, "error": None}
+        samples = [{"shard": f"{number}.tar", "index": index, "key": str(index), "width": 1, "height": 1,
+                    "sha256": "0" * 64, "error": None}
                    for number, first, stop in block for index in range(first, stop)]
-        values = {"segments": pa.array([segments], LABELLED.field("segments").type), "samples": pa.array([samples], LABELLED.field("samples").type),
-                  "label_s": [1.0], "num_slots": [len(indices)], "precision": ["fp16"], "runner": ["fast"], "runner_note": [""],
-                  "moved": [False], "answers": pack_answers(answer_NK), "pictures": pa.array([[]], LABELLED.field("pictures").type)}
+        values = {"segments": pa.array([segments], LABELLED.field("segments").type),
+                  "samples": pa.array([samples], LABELLED.field("samples").type),
+                  "label_s": [1.0], "num_slots": [len(indices)], "precision": ["fp16"], "runner": ["fast"],
+                  "runner_note": [""],
+                  "moved": [False], "answers": pack_answers(answer_NK),
+                  "pictures": pa.array([[]], LABELLED.field("pictures").type)}
         made.append(pa.table([values[name] for name in LABELLED.names], schema=LABELLED))
     return pa.concat_tables(made)
 
@@ -129,7 +136,8 @@ def test_a_shard_that_is_here_as_a_whole_is_put_at_once(tmp_path):
     committer = Committer(Sink(str(tmp_path), "r1", "m"), [f"label {n}" for n in range(5)])
     report, = committer(labelled_blocks([[(0, 0, 9), (1, 0, 4)], [(1, 4, 9), (2, 0, 5)]], 9))
     told = {segment["number"]: segment for segment in segments_of(report)}
-    assert [(told[number]["num_images"], told[number]["file_size"] is not None) for number in range(3)] == [(9, True), (9, True), (5, False)]
+    assert [(told[number]["num_images"], told[number]["file_size"] is not None)
+            for number in range(3)] == [(9, True), (9, True), (5, False)]
     assert told[1]["num_bytes"] == 9 and told[1]["decode_s"] == 1.0
     assert len(list((tmp_path / "_staging").rglob("*.parquet"))) == 1
     report, = committer(labelled_blocks([[(2, 5, 9)]], 9))

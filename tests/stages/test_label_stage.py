@@ -23,7 +23,10 @@ LABELS = [f"label {number}" for number in range(1000)]
 
 
 class FakeLabeller:
-    """Answers at once: the label of an image is its grey level, sure by half a hundredth of it. `error`: raised instead."""
+    """Answers at once: the label of an image is its grey level, sure by half a hundredth of it.
+
+    `error`: raised instead.
+    """
 
     precision, runner, runner_note, num_top, error = "fp16", "fast", "", 5, None
 
@@ -70,7 +73,9 @@ def test_any_other_error_is_told_and_the_process_stays(tmp_path, monkeypatch):
     stage, block = LabelStage(FakeLabeller, 1000), block_of(tmp_path, [2, 3])
     monkeypatch.setattr("pipeline.stages.label.pixels_of", lambda block: planted())
     for segment in segments_of(one(stage(block))):
-        assert "ZeroDivisionError" in segment["failure"] and "in planted: return 1 / 0" in segment["failure"] and segment["retryable"]
+        assert "ZeroDivisionError" in segment["failure"]
+        assert "in planted: return 1 / 0" in segment["failure"]
+        assert segment["retryable"]
     monkeypatch.undo()
     assert [segment["failure"] for segment in segments_of(one(stage(block)))] == [None, None]
 
@@ -103,8 +108,10 @@ def test_from_block_to_tables(tmp_path):
     report = one(Committer(Sink(str(tmp_path / "out"), "r1", "m"), LABELS)(labelled))
     assert [(segment["num_images"], segment["end"], segment["file_size"] > 0) for segment in segments_of(report)] == [
         (number, True, True) for number in numbers]
-    assert [[entry["label_id"] for entry in segment["labels"]] for segment in segments_of(report)] == [[0, 1], [], [0, 1, 2]]
-    assert report["runner"][0].as_py() == "fast" and len(report["pictures"][0].as_py()) == 3  # two pairs are of the same bytes
+    assert [[entry["label_id"] for entry in segment["labels"]]
+            for segment in segments_of(report)] == [[0, 1], [], [0, 1, 2]]
+    assert report["runner"][0].as_py() == "fast"
+    assert len(report["pictures"][0].as_py()) == 3  # two pairs are of the same bytes
 
 
 def test_the_pictures_are_those_of_a_gallery(tmp_path):
@@ -125,17 +132,22 @@ def test_the_pictures_are_those_of_a_gallery(tmp_path):
     stage, block = LabelStage(Random, 1000), block_of(tmp_path, [60])
     for _ in range(50):
         samples = samples_of(block).to_pylist()
-        block = block.set_column(2, "samples", pa.array([[row | {"sha256": os.urandom(8).hex()} for row in samples]], block["samples"].type))
+        block = block.set_column(2, "samples", pa.array([[row | {"sha256": os.urandom(8).hex()} for row in samples]],
+                                                        block["samples"].type))
         one(stage(block))
     assert [one["prob"] for one in stage.picker.gallery.most] == sorted(prob, reverse=True)[:SHOWN]
     assert [one["prob"] for one in stage.picker.gallery.least] == sorted(prob)[:SHOWN]
 
 
 def test_the_stage_takes_little_time_beside_the_network():
-    """Rows and thumbnails took 9 ms of a batch of 256 here, and 100 ms of the first ones. Measured, told, and bounded with room."""
+    """Rows and thumbnails took 9 ms of a batch of 256 here, and 100 ms of the first ones.
+
+    Measured, told, and bounded with room.
+    """
     from pipeline.stages.batch import pack_block
     number = 1024
-    segments = [{"number": at, "shard": f"{at}.tar", "uri": f"in/{at}.tar", "size": 1, "etag": "e", "first": 0, "num_images": 128,
+    segments = [{"number": at, "shard": f"{at}.tar", "uri": f"in/{at}.tar", "size": 1, "etag": "e", "first": 0,
+                 "num_images": 128,
                  "end": True, "failure": None, "retryable": False, "num_bytes": 1, "decode_s": 0.1} for at in range(8)]
     rng, answer_NK = np.random.default_rng(0), np.zeros((number, 10 + EMBEDDING_SIZE), np.float32)
 
@@ -148,10 +160,12 @@ def test_the_stage_takes_little_time_beside_the_network():
     stage, pixels, seconds = LabelStage(Ready, 1000), np.zeros((number, 299, 299, 3), np.uint8), []
     for _ in range(20):
         samples = {"index": list(range(128)) * 8, "key": [f"key-{at}" for at in range(number)], "width": [500] * number,
-                   "height": [400] * number, "sha256": [os.urandom(32).hex() for _ in range(number)], "error": [None] * number}
+                   "height": [400] * number, "sha256": [os.urandom(32).hex() for _ in range(number)],
+                   "error": [None] * number}
         block = pack_block(segments, samples, pixels, "")
         begun = time.perf_counter()
         one(stage(block))
         seconds.append(time.perf_counter() - begun)
-    print(f"beside the network, a batch of 256: {1000 * seconds[0] / 4:.1f} ms first, {1000 * np.median(seconds) / 4:.2f} ms in the median")
+    print(f"beside the network, a batch of 256: {1000 * seconds[0] / 4:.1f} ms first, "
+          f"{1000 * np.median(seconds) / 4:.2f} ms in the median")
     assert np.median(seconds) / 4 < 0.009

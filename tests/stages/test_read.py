@@ -1,4 +1,4 @@
-"""The reading stage, on tars on disk: every sample in one block, the end known, a broken shard never whole, small shards together."""
+"""The reading stage, on tars on disk: every sample in one block, the end known, a broken shard never whole."""
 
 import hashlib
 import io
@@ -26,7 +26,8 @@ def png(level: int) -> bytes:
 
 
 def table_of(folder, names: list[str]) -> pa.Table:
-    return pa.table({"number": pa.array(range(len(names)), pa.int32()), "shard": names, "uri": [str(folder / name) for name in names]})
+    return pa.table({"number": pa.array(range(len(names)), pa.int32()), "shard": names,
+                     "uri": [str(folder / name) for name in names]})
 
 
 def read(tmp_path, data: bytes, block_size: int = 4) -> list[pa.Table]:
@@ -83,7 +84,8 @@ def test_shards_share_blocks_and_each_image_is_once_in_its_own_shard(tmp_path, n
             ended += [segment["number"]] * segment["end"]
             at += segment["num_images"]
         assert at == len(pixels)
-    assert found == {at: list(range(number)) for at, number in enumerate(numbers)} and ended == list(range(len(numbers)))
+    assert found == {at: list(range(number)) for at, number in enumerate(numbers)}
+    assert ended == list(range(len(numbers)))
 
 
 def slots(num_images: int, batch_size: int) -> int:
@@ -132,7 +134,8 @@ def test_reduced_decoding_can_be_switched_off(tmp_path):
     Image.fromarray(noise).save(file, "JPEG", quality=70)
     (tmp_path / "a.tar").write_bytes(make_tar(("a.jpg", file.getvalue())))
     shards = table_of(tmp_path, ["a.tar"])
-    fast, exact = (pixels_of(next(iter(Reader(1, 1, 1, 10**9, Inputs(None, None, 10**9, 1), reduce)(shards)))) for reduce in (True, False))
+    fast, exact = (pixels_of(next(iter(Reader(1, 1, 1, 10**9, Inputs(None, None, 10**9, 1), reduce)(shards))))
+                   for reduce in (True, False))
     whole, slot = np.empty((2, 299, 299, 3), np.uint8)
     decode(file.getvalue(), whole, max_pixels=10**9, max_bytes=10**9, reduce=False)
     decode(file.getvalue(), slot, max_pixels=10**9, max_bytes=10**9)
@@ -186,5 +189,7 @@ def test_what_may_pass_is_worth_another_attempt(tmp_path, monkeypatch, error, re
     monkeypatch.setattr("pipeline.stages.decode_pool.decode", fail)
     for block in read(tmp_path, make_tar(*((f"{n}.png", png(n)) for n in range(9)))):
         for segment in segments_of(block):
-            assert segment["failure"].startswith(str(error) if isinstance(error, OSError | MemoryError) else f"ValueError: {error}") and segment["retryable"] == retryable
+            told = str(error) if isinstance(error, OSError | MemoryError) else f"ValueError: {error}"
+            assert segment["failure"].startswith(told)
+            assert segment["retryable"] == retryable
             assert ("test_read.py" in segment["failure"]) == isinstance(error, ValueError)

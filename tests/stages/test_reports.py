@@ -17,13 +17,16 @@ def segment_of(number: int) -> SegmentReport:
     counts.labels[7] = 2
     counts.confidence[4] = 2
     return SegmentReport(
-        number=number, shard=f"{number}.tar", uri=f"in/{number}.tar", size=10, etag="e", first=0, num_images=3, end=True, failure=None,
+        number=number, shard=f"{number}.tar", uri=f"in/{number}.tar", size=10, etag="e", first=0, num_images=3,
+        end=True, failure=None,
         retryable=False, num_bytes=9, decode_s=0.5, left_out=[], counts=counts, label_s=0.25,
-        examples=[{"error": "truncated", "shard": f"{number}.tar", "index": 1, "key": "k1"}], file_size=5, file_etag="f")
+        examples=[{"error": "truncated", "shard": f"{number}.tar", "index": 1, "key": "k1"}], file_size=5,
+        file_etag="f")
 
 
 def test_a_report_is_read_as_it_was_written():
-    report = Report(segments=[segment_of(0), segment_of(1)], label_s=0.5, num_slots=8, precision="fp16", runner="fast", runner_note="",
+    report = Report(segments=[segment_of(0), segment_of(1)], label_s=0.5, num_slots=8, precision="fp16", runner="fast",
+                    runner_note="",
                     num_blocks=2, num_moved=1, pictures=[])
     table = report.to_table()
     assert table.schema.equals(REPORT) and list(read_reports(table)) == [report]

@@ -22,7 +22,8 @@ EXPECTED |= {  # what the files for other engines ask for less of
     "drift": [(0, "crane", 1, 0), (1, "dog", 2, 1), (2, "crane", 0, 1)],
     "duplicates": [row[:2] for row in EXPECTED["duplicates"]],
     "low_confidence": [row[:4] for row in EXPECTED["low_confidence"]],
-    "neighbours": [*EXPECTED["neighbours"], ("a.tar", "a0'", "crane", 0.0), ("dt=2026-11-24/b.tar", "d0'", "crane", 0.0)],
+    "neighbours": [*EXPECTED["neighbours"], ("a.tar", "a0'", "crane", 0.0),
+                   ("dt=2026-11-24/b.tar", "d0'", "crane", 0.0)],
     "throughput": [(name, f"{night:%Y%m%dT%H%M%S}", 1, 4, 0, 2.0) for name, night in zip(NAMES, NIGHTS, strict=True)],
     "top5": [*EXPECTED["top5"], ("dt=2026-11-24/b.tar", "d0'", 2, "dog", 0.2), ("a.tar", "a0'", 2, "dog", 0.05)]}
 
@@ -35,7 +36,8 @@ def output(tmp_path_factory):
 
 
 def statements(name: str, output: object = "") -> list[str]:
-    text = (SQL / name).read_text(encoding="utf-8").replace("s3://BUCKET/TABLES", str(output)).replace("'KEY'", "'a1'''")
+    text = (SQL / name).read_text(encoding="utf-8")
+    text = text.replace("s3://BUCKET/TABLES", str(output)).replace("'KEY'", "'a1'''")
     return [part.strip() for part in re.sub(r"^--.*\n", "", text, flags=re.MULTILINE).split(";") if part.strip()]
 
 
@@ -52,7 +54,8 @@ def test_the_files_ask_the_same_questions():
 def state(keys, label_ids, embeddings) -> tuple[str, np.ndarray]:
     order = np.argsort(np.array(keys))
     rows = [(keys[at], None if pd.isna(label_ids[at]) else int(label_ids[at])) for at in order]
-    vectors = np.array([np.zeros(1536, np.float32) if embeddings[at] is None else embeddings[at] for at in order], np.float32)
+    vectors = np.array([np.zeros(1536, np.float32) if embeddings[at] is None else embeddings[at] for at in order],
+                       np.float32)
     return hashlib.sha256(repr(rows).encode()).hexdigest(), vectors
 
 

@@ -15,7 +15,8 @@ MODEL = "inception_v4-00000000"
 
 
 def run(output: str, run_id: str, status: str, **more: object) -> None:
-    ledger.write(output, "runs", run_id, [{"run_id": run_id, "status": status} | Counts().to_columns() | more], ledger.RUNS)
+    ledger.write(output, "runs", run_id, [{"run_id": run_id, "status": status} | Counts().to_columns() | more],
+                 ledger.RUNS)
 
 
 def statuses(tmp_path) -> dict[str, str]:
@@ -66,7 +67,7 @@ def test_a_table_whose_footer_is_damaged_says_nothing_of_itself_at_once(tmp_path
     data = bytearray((folder / "a.tar.parquet").read_bytes())
     data[-60:-8] = b"\xff" * 52
     (folder / "a.tar.parquet").write_bytes(data)
-    with pytest.raises(OSError, match="thrift|TProtocol"):
+    with pytest.raises(OSError, match=r"thrift|TProtocol"):
         pq.read_metadata(folder / "a.tar.parquet")
     begun = time.monotonic()
     files = ledger.list_labels(str(tmp_path), "m")

@@ -17,7 +17,8 @@ def test_the_fields_of_a_row_are_the_columns_of_its_schema(row, schema):
 
 
 def test_a_row_is_read_as_it_was_written(tmp_path):
-    row = ShardRow(**dict.fromkeys(SHARDS.names) | {"run_id": "r1", "shard": "a.tar", "model_id": "m", "status": "committed",
+    row = ShardRow(**dict.fromkeys(SHARDS.names) | {"run_id": "r1", "shard": "a.tar", "model_id": "m",
+                                                    "status": "committed",
                                                     "file": "a.tar.parquet", "num_images": 3})
     ledger.write_shards(str(tmp_path), "r1-00000", [row])
     assert ledger.read_shards(str(tmp_path), "r1", []) == [row]

@@ -60,5 +60,6 @@ def test_every_shard_is_done_or_pending_never_both():
         pending, num_done, _ = planned(inputs, outputs, known)
         done = [(name, size, etag) for name, size, etag in inputs
                 if any((name + ".parquet", *file) == entry[:3] and (size, etag) == entry[3:]
-                       for entry in known for file in [output[1:] for output in outputs if output[0] == name + ".parquet"])]
+                       for entry in known for file in [output[1:] for output in outputs
+                                                       if output[0] == name + ".parquet"])]
         assert sorted(pending) == sorted(set(inputs) - set(done)) and num_done == len(done)
