@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from pipeline.images.decode import decode_whole
 from pipeline.images.room import Rejected
-from tests.images.test_decode import CAT, run, save
 from tests.images.test_exif import block, chunk, segment
+from tests.support.pictures import CAT, run, save
 
 TINY = CAT.resize((48, 32))
 IMAGES = {

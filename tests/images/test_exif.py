@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.images.decode import decode_whole
-from tests.images.test_decode import CAT, run, save
+from tests.support.pictures import CAT, run, save
 
 TINY = CAT.resize((24, 16))
 # The types of TIFF 6.0 and BigTIFF, and one that is none, as `struct` writes them; a fraction has 1 below.

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.images.test_decode import CAT, SMALL, png, run, save
-from tests.images.test_decode import tiff as plain_tiff
 from tests.images.test_exif import chunk
+from tests.support.pictures import CAT, SMALL, png, run, save
+from tests.support.pictures import tiff as plain_tiff
 
 JPEG, PNG = save(SMALL, "JPEG"), save(SMALL, "PNG")
 FRAME = JPEG.index(b"\xff\xc0")

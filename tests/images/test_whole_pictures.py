@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline.images import room
 from pipeline.images.decode import decode, decode_whole
-from tests.images.test_decode import CAT, SMALL, run, save
 from tests.images.test_exif import chunk, segment
+from tests.support.pictures import CAT, SMALL, run, save
 
 JPEG, PROGRESSIVE, PNG = save(SMALL, "JPEG"), save(SMALL, "JPEG", progressive=True), save(SMALL, "PNG")
 SCANS = b"\xff\xda\0\x08" * 300  # what looks like scans

@@ -1,57 +1,26 @@
-"""The weights: their identity, files good and bad, a hub played by a local server, and seeds."""
+"""The weights: their identity, files good and bad, and seeds."""
 
 from __future__ import annotations
 
 import hashlib
-import http.server
 import os
 import pickle
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.model import weights
 from pipeline.model.inception_v4 import InceptionV4
 from tests.support.jobs import ROOT
-
-HUB_PATH = "/timm/inception_v4.tf_in1k/resolve/main/model.safetensors"
-
-
-def hollow_state(num_classes: int = 1000) -> dict[str, Tensor]:
-    """A state dict of the right names and shapes in a small file: each tensor is one stored zero."""
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in InceptionV4(num_classes).state_dict().items()}
-    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
-
-
-def save(state: Any, path: Path) -> str:
-    torch.save(state, path)
-    return str(path)
-
-
-def load(spec: str) -> dict[str, Tensor]:
-    return weights.load(weights.identify(spec))
-
-
-def failure(spec: str) -> str:
-    """The one sentence that tells why these weights cannot be had."""
-    with pytest.raises(UserError) as error:
-        load(spec)
-    message = str(error.value)
-    assert message.startswith("--weights ") and message.endswith(".") and "\n" not in message
-    return message
+from tests.support.weight_files import failure, hollow_state, load, save
 
 
 def test_identity_is_cheap_and_stable(tmp_path: Path) -> None:
@@ -169,84 +138,6 @@ def test_a_file_that_changed_since_it_was_identified(tmp_path: Path) -> None:
     save(hollow_state(4), tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"--weights .*a.pth has SHA-256"):
         weights.load(known)
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as a download needs: HEAD and GET of one file."""
-
-    content = b""
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        Hub.asked.append(f"{self.command} {self.path}")
-        found = self.path == HUB_PATH
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Length", str(len(self.content) if found else 0))
-        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-        if found and self.command == "GET":
-            self.wfile.write(self.content)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    Hub.asked = []
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def load_pretrained(home: Path, endpoint: str, before: str = "") -> str:
-    """What `load` says in a fresh process with this HF_HOME and HF_ENDPOINT: its error, or the logits' number."""
-    program = f"""
-from pipeline.model import weights
-{before}
-try:
-    print("loaded", *weights.load(weights.identify("pretrained"))["last_linear.weight"].shape)
-except weights.UserError as error:
-    print(error)
-"""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True, env=kept | {
-        "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}).strip()
-
-
-def test_pretrained_comes_from_the_hub_once(tmp_path: Path, hub: str) -> None:
-    Hub.content = safetensors.torch.save({name: t.half().contiguous() for name, t in hollow_state().items()})
-    digest = f"weights.HUB_SHA256 = {hashlib.sha256(Hub.content).hexdigest()!r}"
-    assert load_pretrained(tmp_path, hub, digest) == "loaded 1000 1536"
-    assert f"GET {HUB_PATH}" in Hub.asked
-    Hub.asked.clear()
-    assert load_pretrained(tmp_path, hub, digest) == "loaded 1000 1536"
-    assert Hub.asked == []  # from the cache
-
-
-def test_pretrained_of_another_digest_is_refused(tmp_path: Path, hub: str) -> None:
-    Hub.content = b"somebody else's weights"
-    message = load_pretrained(tmp_path, hub)
-    assert message.startswith("--weights pretrained: ") and "not a756a086…" in message and str(tmp_path) in message
-
-
-def test_an_unreachable_hub_is_said_within_seconds(tmp_path: Path) -> None:
-    started = time.monotonic()
-    message = load_pretrained(tmp_path, "http://127.0.0.1:9")
-    assert "timm/inception_v4.tf_in1k cannot be had from http://127.0.0.1:9" in message and "seed:0" in message
-    assert message.count("\n") == 0 and time.monotonic() - started < 15
-
-
-def test_a_hub_without_the_file(tmp_path: Path, hub: str) -> None:
-    message = load_pretrained(tmp_path, hub + "/elsewhere")
-    assert message.startswith("--weights pretrained: ") and "404" in message and "\n" not in message
 
 
 @pytest.mark.slow

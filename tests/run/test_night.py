@@ -25,10 +25,10 @@ from pipeline.run.summary import Summary
 from pipeline.tables.claim import claim_output
 from pipeline.tables.history import read_settings
 from pipeline.tables.ledger_rows import RUNS, to_columns
-from tests.model.test_weights import hollow_state
 from tests.support.cluster import Cluster
 from tests.support.jobs import SEED, digest, job, labels_folder, start_label
 from tests.support.tars import make_tar
+from tests.support.weight_files import hollow_state
 
 NOW = datetime(2026, 11, 26, 21, 30, tzinfo=UTC)
 

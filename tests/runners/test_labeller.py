@@ -1,16 +1,11 @@
-"""The labeller against timm's network: answers, precision, classes that do not fit.
-
-Those marked `gpu` need a device; `test_on_cuda.py` needs none.
-"""
+"""The labeller on a processor against timm's network: answers, precision, classes that do not fit."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -18,68 +13,8 @@ from pipeline.errors import UserError
 from pipeline.model.classes import load_classes
 from pipeline.model.inception_v4 import InceptionV4
 from pipeline.runners.folded import FoldedConv, fold_batch_norms, top_k
-from pipeline.runners.labeller import Labeller, check_classes, resolve_device
-from pipeline.runners.precision import resolve_precision
-from pipeline.tables.labels import Answers, split_answers
-
-NUM_CLASSES = 20
-
-
-@pytest.fixture(scope="module")
-def theirs() -> Any:
-    """timm's network, Kaiming-normal, with BatchNorms as training leaves them: none of them does nothing."""
-    torch.manual_seed(0)
-    network = timm.create_model("inception_v4", num_classes=NUM_CLASSES).eval()
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        elif isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.7, 1.4)
-            nn.init.normal_(layer.bias, std=0.2)
-            assert layer.running_mean is not None and layer.running_var is not None
-            layer.running_mean.normal_(std=0.2)
-            layer.running_var.uniform_(0.5, 1.5)
-    return network
-
-
-@pytest.fixture(scope="module")
-def state(theirs: Any) -> dict[str, Tensor]:
-    return theirs.state_dict()
-
-
-@pytest.fixture(scope="module")
-def image_NHWC() -> np.ndarray:
-    """Crops of two photographs, and noise: uint8 [6, 299, 299, 3]. Read-only, as batches from Ray are."""
-    from sklearn.datasets import load_sample_images
-    crops = [photo[top:top + 299, left:left + 299] for photo in load_sample_images().images
-             for top, left in ((0, 0), (100, 300))]
-    noise = np.random.default_rng(0).integers(0, 256, (2, 299, 299, 3), np.uint8)
-    images = np.stack([*crops, *noise])
-    images.flags.writeable = False
-    return images
-
-
-def timms_answers(theirs: Any, image_NHWC: np.ndarray) -> tuple[Tensor, Tensor]:
-    image_NCHW = torch.tensor(image_NHWC).permute(0, 3, 1, 2) / 255 * 2 - 1
-    with torch.inference_mode():
-        features_NCHW = theirs.forward_features(image_NCHW)
-        return (theirs.forward_head(features_NCHW, pre_logits=True).float(),
-                theirs.forward_head(features_NCHW).float())
-
-
-@pytest.fixture(scope="module")
-def expected(theirs: Any, image_NHWC: np.ndarray) -> tuple[Tensor, Tensor]:
-    """timm's embeddings and logits in float32."""
-    return timms_answers(theirs, image_NHWC)
-
-
-def relative_error(found: Tensor, expected: Tensor) -> Tensor:
-    """Of each row, by norms."""
-    return (found - expected).norm(dim=1) / expected.norm(dim=1)
-
-
-def ask(labeller: Labeller, image_NHWC: np.ndarray) -> Answers:
-    return split_answers(labeller(image_NHWC))
+from pipeline.runners.labeller import Labeller, check_classes
+from tests.support.timm_network import NUM_CLASSES, ask, relative_error, timms_answers
 
 
 def logits(state: dict[str, Tensor], embedding: np.ndarray) -> Tensor:
@@ -158,87 +93,10 @@ def test_other_shapes_and_types_are_refused(state: dict[str, Tensor], images: np
         labeller(images)
 
 
-def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [resolve_device(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
-    with pytest.raises(UserError, match="--device cuda"):
-        resolve_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [resolve_device(name) for name in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
-
-    assert [resolve_precision(name, "cpu") for name in ("fp32", "bf16")] == ["fp32", "bf16"]
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    for native, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
-        assert resolve_precision("auto", "cpu") == precision
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    for capability, precision in (((6, 1), "fp32"), ((7, 0), "fp16"), ((12, 0), "fp16")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
-        assert resolve_precision("auto", "cuda") == precision
-    assert [resolve_precision(name, "cuda") for name in ("auto", "fp16", "fp32")] == ["fp16", "fp16", "fp32"]
-    with pytest.raises(UserError, match="--precision bf16"):
-        resolve_precision("bf16", "cuda")
-
-
-def test_a_process_that_does_not_see_its_gpu_says_so(state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for value, told in (("7", "CUDA_VISIBLE_DEVICES is '7' here"), (None, "CUDA_VISIBLE_DEVICES is not set here")):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        if value:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        with pytest.raises(UserError, match=told):
-            resolve_precision("auto", "cuda")
-        with pytest.raises(UserError, match=told):
-            Labeller(state, "cuda", "fp16")
-
-
-@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this processor computes in fp16")
-def test_fp16_where_the_processor_lacks_it() -> None:
-    with pytest.raises(UserError, match="--precision fp16"):
-        resolve_precision("fp16", "cpu")
-
-
 def test_classes_must_be_as_many_as_outputs(state: dict[str, Tensor]) -> None:
     with pytest.raises(UserError, match="--classes names 1000 classes and --weights has 20"):
         check_classes(state, load_classes())
     check_classes(state, load_classes().slice(0, NUM_CLASSES))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("runner", ["fast", "plain"])
-@pytest.mark.parametrize("number", [0, 1, 3, 4, 5, 8, 9, 17])
-def test_a_gpu_takes_any_number_of_images(state: dict[str, Tensor], number: int, runner: str) -> None:
-    image_NHWC = np.random.default_rng(0).integers(0, 256, (number, 299, 299, 3), np.uint8)
-    whole, few = (ask(Labeller(state, "cuda", "fp32", batch_size=size, runner=runner), image_NHWC) for size in (32, 8))
-    assert whole.embedding.shape == (number, 1536)
-    np.testing.assert_allclose(few.embedding, whole.embedding, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("runner", ["fast", "plain"])
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3), ("bf16", 2e-2)])
-def test_a_gpu_says_what_timm_says(state: dict[str, Tensor], image_NHWC: np.ndarray, expected: tuple[Tensor, Tensor],
-                                   precision: str, tolerance: float, runner: str) -> None:
-    labeller = Labeller(state, "cuda", precision, runner=runner)
-    assert labeller.runner == runner
-    embedding = torch.from_numpy(ask(labeller, image_NHWC).embedding.copy())
-    assert relative_error(embedding, expected[0]).max() < tolerance
-    assert nn.functional.cosine_similarity(embedding, expected[0]).min() >= 0.9999
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_answers_calls_at_the_same_time(state: dict[str, Tensor]) -> None:
-    labeller = Labeller(state, "cuda", "fp16", batch_size=16, runner="fast")
-    random = np.random.default_rng(0)
-    parts = [random.integers(0, 256, (1 + at % 16, 299, 299, 3), np.uint8) for at in range(20)]
-    alone = [labeller(part) for part in parts]
-    with ThreadPoolExecutor(3) as pool:
-        for answer_NK, alone_NK in zip(pool.map(labeller, parts), alone, strict=True):
-            np.testing.assert_array_equal(answer_NK, alone_NK)
 
 
 def test_the_folded_network_is_the_network(state: dict[str, Tensor]) -> None:

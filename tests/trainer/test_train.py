@@ -1,4 +1,4 @@
-"""Training: its crops, its recipe, and the job itself: to the end, through a kill, on two workers as on one."""
+"""The job of a training: to its end, through a kill, on two workers as on one."""
 
 import csv
 import os
@@ -10,151 +10,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import torch
-from PIL import Image
-from sklearn.datasets import load_digits
 
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.images.decode import decode
-from pipeline.inputs.read import Inputs
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
-from pipeline.model.inception_v4 import InceptionV4
-from pipeline.model.spec import INPUT_SIZE
-from pipeline.trainer.crops import LABELLED_SHARDS, Crops
-from pipeline.trainer.network import make_network, make_optimizer
-from pipeline.trainer.recipe import Recipe
-from pipeline.training.claim import claim_folder
-from pipeline.training.train import train
-from pipeline.truth.sources import Examples
 from tests.support.jobs import ROOT, job
 from tests.support.processes import family, kill
-from tests.support.tars import make_tar
-
-INPUTS = Inputs(None, None, Config.max_image_bytes, None)
-TOY = ("--image-size", 75, "--batch-size", 16, "--label-smoothing", 0, "--dropout", 0, "--no-augment", "--precision",
-       "fp32")
-
-
-def digits(folder: Path, number: int) -> Path:
-    """So many pictures of each of the digits 0 to 3, in a folder for each."""
-    data = load_digits()
-    for digit in range(4):
-        (folder / f"digit{digit}").mkdir(parents=True)
-        for n, at in enumerate(np.flatnonzero(data.target == digit)[:number]):
-            Image.fromarray(np.uint8(data.images[at] * 15)).resize((96, 96)).save(folder / f"digit{digit}/{n:03}.png")
-    return folder
-
-
-def losses(folder: Path) -> list[float]:
-    with (folder / "steps.csv").open() as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
-
-
-def crops(tmp_path, members, side="train", holdout=0.0, size=75, augment=False):
-    """What the stage makes of a tar of these members, all of class 3; and what it tells."""
-    (tmp_path / "a.tar").write_bytes(make_tar(*members))
-    keys = [name.rpartition(".")[0] for name, _ in members]
-    row = {"shard": "a.tar", "uri": str(tmp_path / "a.tar"), "size": 1, "keys": keys, "targets": [3] * len(keys),
-           "group": None}
-    said = []
-    stage = Crops(INPUTS, size, side, holdout, augment, 2, SimpleNamespace(put=said.append))
-    return list(stage(pa.Table.from_pylist([row], schema=LABELLED_SHARDS))), said
-
-
-def test_validation_crops_are_those_of_labelling(tmp_path, photographs):
-    jpegs = [(name, data) for name, data in photographs if name.endswith("jpg")]
-    (block,), _ = crops(tmp_path, jpegs, size=INPUT_SIZE)
-    slot_HWC = np.empty((INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-    for (_, encoded), crop_HWC in zip(jpegs, block["image"], strict=True):
-        decode(encoded, slot_HWC, max_pixels=10**9, max_bytes=10**9, reduce=False)
-        apart = np.abs(crop_HWC.astype(int) - slot_HWC)
-        assert apart.mean() < 0.05 and apart.max() <= 3
-    assert block["target"].tolist() == [3] * len(jpegs)
-
-
-def test_training_crops_differ_from_time_to_time(tmp_path, photographs):
-    (first,), _ = crops(tmp_path, photographs, augment=True)
-    (second,), _ = crops(tmp_path, photographs, augment=True)
-    assert first["image"].shape == (len(photographs), 75, 75, 3) and first["image"].dtype == np.uint8
-    assert (first["image"] != second["image"]).any((1, 2, 3)).all()
-
-
-def test_each_image_is_trained_on_or_held_out(tmp_path):
-    members = []
-    for n in range(150):
-        Image.new("RGB", (80, 80), (n, 0, 0)).save(tmp_path / "x.png")
-        members.append((f"k{n}.png", (tmp_path / "x.png").read_bytes()))
-    reds = {side: [int(image[0, 0, 0]) for block in crops(tmp_path, members, side, 0.3)[0] for image in block["image"]]
-            for side in ("train", "valid")}
-    assert sorted(reds["train"] + reds["valid"]) == list(range(150))
-    assert 25 < len(reds["valid"]) < 65
-
-
-def test_what_cannot_be_decoded_is_told(tmp_path, photographs):
-    blocks, (seen,) = crops(tmp_path, [*photographs[:2], ("broken.jpg", photographs[3][1][:2000])])
-    assert sum(len(block["image"]) for block in blocks) == 2
-    assert seen.rejected == {("truncated", 3): 1} and len(seen.targets_of) == 2 and seen.failed is None
-
-
-def test_the_schedule_and_what_decays():
-    recipe = Recipe(warmup_epochs=0)
-    optimizer, schedule = make_optimizer(recipe, make_network(recipe, 4, None))
-    seen = []
-    for epoch in range(6):
-        schedule.step(epoch)
-        seen.append(optimizer.param_groups[0]["lr"])
-    assert seen == pytest.approx([0.045, 0.045, 0.045 * 0.94, 0.045 * 0.94, 0.045 * 0.94**2, 0.045 * 0.94**2])
-    decays = {group["weight_decay"]: sum(tensor.ndim == 1 for tensor in group["params"])
-              for group in optimizer.param_groups}
-    assert (
-        decays[4e-5] == 0 and decays[0.0] == 2 * 149 + 1
-    )  # a weight and a bias of each BatchNorm, and the head's bias
-    assert (optimizer.param_groups[0]["eps"], optimizer.param_groups[0]["alpha"],
-            optimizer.param_groups[0]["momentum"]) == (
-        1.0, 0.9, 0.9)
-
-
-def test_the_network_that_is_trained_is_the_one_that_labels():
-    state = weights.load(weights.identify("seed:0"))
-    trained, labels = make_network(Recipe(), 1000, state, keep_head=True).eval(), InceptionV4().eval()
-    labels.load_state_dict(state, strict=False)
-    image_NCHW = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.inference_mode():
-        assert torch.allclose(trained(image_NCHW), labels(image_NCHW)[1], atol=1e-4)
-    other = make_network(Recipe(), 4, state)
-    assert other.last_linear.weight.shape == (4, 1536)
-    assert torch.equal(other.features[0].conv.weight, state["features.0.conv.weight"])
-
-
-def test_a_folder_holds_one_training(tmp_path):
-    claim_folder(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
-    claim_folder(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0.2}, "input": "a"})
-    with pytest.raises(UserError, match="another input and dropout"):
-        claim_folder(str(tmp_path), {"recipe": {"seed": 0, "dropout": 0}, "input": "b"})
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"where": "member:cls"}, "is for tar shards"),
-    ({"start": "seed:x"}, "--weights seed:x"),
-    ({"recipe": Recipe(batch_size=6)}, "--batch-size 6: --input has 4 images with a truth"),
-    ({"recipe": Recipe(batch_size=4)}, r"--batch-size 4: of 4 images 3 are left to train on \(--holdout 0.4\)"),
-    ({"recipe": Recipe(batch_size=2)}, r"--holdout 0.4: of class 'digit3' no image is left to train on; add images"),
-    ({"classes_path": str(ROOT / "pipeline/model/imagenet_1k.csv")},
-     "'digit0' is no wnid, label or label_id of the model's 1000"),
-])
-def test_what_does_not_fit(tmp_path, change, message):
-    given = {"recipe": Recipe(batch_size=4), "where": "folder", "start": None, "classes_path": None} | change
-    examples = Examples(str(digits(tmp_path / "in", 1)), given["where"], INPUTS)
-    with pytest.raises(UserError, match=message):
-        train(examples, None, 0.4, given["recipe"], given["start"], given["classes_path"], str(tmp_path / "out"), 1,
-              sys.stderr)
+from tests.support.toy_training import TOY, digits, losses
 
 
 @pytest.mark.training

@@ -23,7 +23,7 @@ from pipeline.truth.holdout import is_held_out
 from pipeline.truth.matching import GIVEN_TRUTHS
 from pipeline.truth.sources import Truth
 from tests.support.jobs import ROOT, WEIGHTS, job
-from tests.truth.test_evaluate import said, tables
+from tests.support.label_tables import said, tables
 
 DIGITS = 160
 
