@@ -12,7 +12,6 @@ from pipeline.truth.matching import GIVEN_TRUTHS
 from pipeline.truth.sources import Truth
 
 MODEL = "inception_v4-00000000"
-
 FOUR = pa.table([[0, 1, 2, 3], [None] * 4, ["cat", "dog", "owl", "newt"]], schema=SCHEMA)
 
 

@@ -21,11 +21,10 @@ PHOTOS = {
     "china": sklearn.datasets.load_sample_image("china.jpg"),
     "flower": sklearn.datasets.load_sample_image("flower.jpg"),
 }
-
 CAT = Image.fromarray(PHOTOS["chelsea"])  # 451 x 300
-
 SMALL = CAT.resize((96, 64))
-
+FORMATS: dict[str, dict[str, Any]] = {
+    "PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}, "GIF": {}, "JPEG": {}}
 TIMM = timm.data.create_transform(input_size=(3, 299, 299), interpolation="bicubic", crop_pct=0.875, mean=(0.5,) * 3,
                                   std=(0.5,) * 3, is_training=False)
 
@@ -86,7 +85,3 @@ def tiff(pixels_HWC: np.ndarray, order: Literal["<", ">"], photometric: int) -> 
         + struct.pack(order + kind, value).ljust(4, b"\0") for tag, kind, count, value in tags)
     head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HIH", 42, 8, len(tags))
     return head + directory + bytes(4) + struct.pack(order + "H", bits) * channels + strip
-
-
-FORMATS: dict[str, dict[str, Any]] = {
-    "PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}, "GIF": {}, "JPEG": {}}

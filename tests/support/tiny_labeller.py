@@ -10,11 +10,8 @@ from pipeline.runners.labeller import DTYPES, Labeller
 from tests.support.tiny_network import TinyNetwork, tiny_state
 
 BATCH = 8  # its graphs are of 8, 4 and 2 images
-
 RANDOM = np.random.default_rng(0)
-
 IMAGES = RANDOM.integers(0, 256, (21, 299, 299, 3), np.uint8)
-
 IMAGES.flags.writeable = False  # as batches from Ray are
 
 
