@@ -84,7 +84,7 @@ def train(flags: Flat[TrainFlags], recipe: RecipeFlags = PAPERS_RECIPE, reading:
     check_installed("train", timm="train")
     stop = Stop()
     with stop.listening():
-        from pipeline.training.begin import train as begin_training
+        from pipeline.training.train import train as begin_training
 
         try:
             examples, validation = find_examples(flags, reading)

@@ -21,6 +21,7 @@ from pipeline.bench.gpu import device, rivals
 from pipeline.bench.photos import PER_SHARD, photographs, write_shards
 from pipeline.errors import UserError
 from pipeline.runners import on_cuda, probe
+from pipeline.stages.reports import Report
 from tests.support.cuda_stand_in import install
 from tests.support.jobs import job
 from tests.support.tars import make_tar
@@ -221,7 +222,7 @@ def test_the_stages_of_the_driver_part_report_what_the_tally_takes() -> None:
     tally = driver.new_tally(25)
     for block in driver.CountingReader(100, 1000)(shards):
         for report in driver.CountingSink()(driver.CountingLabeller()(block)).to_pylist():
-            tally.add(report)
+            tally.add(Report.from_row(report))
     assert tally.ended.all() and tally.summary.counts.num_images == 2500 and tally.summary.num_blocks == 5
     figures = driver.measure_tally(100, 300)
     assert figures["us_per_shard"] > 0 and figures["peak_bytes"] > 2**20
