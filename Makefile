@@ -10,7 +10,7 @@ setup: .venv/.done
 demo: setup
 	$(PY) jobs/demo.py $(if $(WEIGHTS),--weights $(WEIGHTS))
 test: setup
-	$(PY) -m pytest -n 2 --dist loadgroup -m 'not gpu and not chaos and not training and not rehearsal'
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not gpu and not chaos and not training and not rehearsal'
 rehearsal: setup
 	$(PY) -m pytest tests/test_rehearsal.py -s
 chaos: setup

@@ -36,13 +36,6 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ.pop("RAY_TMPDIR"), ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all tests that use the S3 server to the same worker of a parallel session: one server is enough."""
-    for item in items:
-        if "s3" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("s3"))
-
-
 @pytest.fixture(scope="session")
 def photographs() -> list[tuple[str, bytes]]:
     """Real photographs as members of a tar: name and bytes."""

@@ -50,6 +50,7 @@ def test_files_of_a_cluster_that_is_gone_are_told(tmp_path, monkeypatch):
 def test_a_home_that_cannot_be_written_needs_no_token_there(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is unset again after the test, too
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "file/home"))
     address.provide_token()

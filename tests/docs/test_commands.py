@@ -44,7 +44,6 @@ def bucket(s3, demo) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.s3
-@pytest.mark.xdist_group("s3")
 @pytest.mark.parametrize("page", [page for page in PAGES if RUN[page]])
 def test_commands_run_as_they_are_written(page, demo, tmp_path, request):
     """A page is one shell in a fresh clone, after `make demo`."""
