@@ -1,5 +1,6 @@
 """An S3 server on 127.0.0.1, and who uses it."""
 
+import random
 import socket
 
 from pipeline.store import s3_pages
@@ -8,20 +9,21 @@ KEY, SECRET = "testkey", "testsecret"
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that were free a moment ago, below 55535, since SeaweedFS also takes port + 10000."""
-    sockets: list[socket.socket] = []
-    while len(sockets) < number:
-        candidate = socket.socket()
-        candidate.bind(("127.0.0.1", 0))
-        port = candidate.getsockname()[1]
-        candidate.close()
-        probe = socket.socket()
-        probe.bind(("127.0.0.1", port % 20000 + 20000))
-        sockets.append(probe)
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
+    """Ports that were free a moment ago, and so were the ports 10,000 above them, which SeaweedFS takes too.
+
+    They are below those that the system gives to whoever asks for any port: no other process gets one of them by chance.
+    """
+    ports: set[int] = set()
+    while len(ports) < number:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 10_000))
+            except OSError:  # another process has one of them
+                continue
+        ports.add(port)
+    return [*ports]
 
 
 def forget_s3() -> None:
