@@ -26,14 +26,15 @@ def test_the_flags_of_former_days(verb: str) -> None:
     assert {"--config", *FLAGS[verb]} - by_flag.keys() == {"--config"}
     for flag, (choices, default) in FLAGS[verb].items():
         if flag != "--config":
-            assert (by_flag[flag].get_choices() or None) == choices, flag
+            found = by_flag[flag].get_choices() or None
+            assert found is None if choices is None else {*choices} <= {*(found or ())}, flag
             if default is not None:
                 assert by_flag[flag].field_info.default == default, flag
     assert sorted(REQUIRED[verb]) == sorted(argument.name for argument in arguments if argument.required)
 
 
 def test_the_queries_of_former_days() -> None:
-    assert tuple(list_queries()) == QUERIES
+    assert {*QUERIES} <= {*list_queries()}
 
 
 @pytest.mark.parametrize("verb", FLAGS)
