@@ -25,6 +25,10 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/start.md", "make setup"): _INSTALL,
     ("docs/start.md", "python3 -m venv .venv"): _INSTALL,
     ("docs/start.md", "git pull"): _INSTALL,
+    (
+        "docs/start.md",
+        "export AWS_ENDPOINT_URL=http://127.0.0.1:8333 AWS_ACCESS_KEY_ID=mine AWS_SECRET_ACCESS_KEY=secret",
+    ): "starts a server at fixed ports; the page README.md runs on the same server at free ports",
     ("docs/operate.md", "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=…"): _SUBMIT,
     ("docs/performance.md", "make bench PHOTOS=DIR"): _BENCH,
     ("docs/performance.md", "label-images bench decode feed --photos DIR --repeats 3"): _BENCH,

@@ -49,6 +49,7 @@ PROGRAM = (
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_NAMES = re.compile(r"`(\w+)` in `((?:pipeline|tests|jobs)/[\w/]+\.py)`")
 _FUNCTIONS = re.compile(r"`((?:pipeline|tests|jobs)/[\w/]+\.py)` \(((?:`\w+`(?:, )?)+)\)")
 
 
@@ -109,7 +110,9 @@ def test_files_exist(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_functions_are_in_their_files(page):
-    named = [(path, name) for path, names in _FUNCTIONS.findall(read_page(page)) for name in re.findall(r"\w+", names)]
+    text = read_page(page)
+    named = [(path, name) for path, names in _FUNCTIONS.findall(text) for name in re.findall(r"\w+", names)]
+    named += [(path, name) for name, path in _NAMES.findall(text)]
     assert not [
         (path, name)
         for path, name in named
