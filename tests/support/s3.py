@@ -11,7 +11,7 @@ KEY, SECRET = "testkey", "testsecret"
 def free_ports(number: int) -> list[int]:
     """Ports that were free a moment ago, and so were the ports 10,000 above them, which SeaweedFS takes too.
 
-    They are below those that the system gives to whoever asks for any port: no other process gets one of them by chance.
+    The system gives higher ports to whoever asks for any port, so no other process gets one of these by chance.
     """
     ports: set[int] = set()
     while len(ports) < number:
