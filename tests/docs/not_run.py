@@ -37,3 +37,10 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("cluster/README.md", _SECRET): _CLUSTER,
     ("cluster/README.md", "pip install -c constraints.txt -e . boto3"): _CLUSTER,
 }
+
+# Run by `make training` alone: a training needs minutes for its start on two cores.
+TRAINING = (
+    "docs/own-classes.md",
+    "label-images train --input digits/ --truth folder --save whole/ --epochs 1 --image-size 75 --batch-size 8 "
+    "--learning-rate 0.01 \\",
+)

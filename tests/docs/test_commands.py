@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.not_run import NOT_RUN
+from tests.docs.not_run import NOT_RUN, TRAINING
 from tests.docs.pages import COMMANDS, PAGES, SHOWN, Block, find_blocks
 from tests.docs.session import clone_repository, find_missing_lines, make_environment, run_blocks
 from tests.support.cluster import shared_cluster
@@ -47,18 +47,29 @@ def bucket(s3, demo) -> dict[str, str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if RUN[page]])
 def test_commands_run_as_they_are_written(page, demo, tmp_path, request):
     """A page is one shell in a fresh clone, after `make demo`."""
-    needs_s3 = any("s3://photos/" in block.text for block in RUN[page])
+    run_page([block for block in RUN[page] if (page, block.first_command) != TRAINING], demo, tmp_path, request)
+
+
+@pytest.mark.training
+@pytest.mark.s3
+def test_the_page_of_own_classes_trains(demo, tmp_path, request):
+    run_page(RUN[TRAINING[0]], demo, tmp_path, request)
+
+
+def run_page(blocks: list[Block], demo: Path, folder: Path, request: pytest.FixtureRequest) -> None:
+    """Run the blocks of a page in one shell, and look for the output that the page shows."""
+    needs_s3 = any("s3://photos/" in block.text for block in blocks)
     environ = (
         request.getfixturevalue("bucket") if needs_s3 else shared_cluster().driver
     )  # its workers have no AWS variables
-    clone = clone_repository(tmp_path / "clone")
+    clone = clone_repository(folder / "clone")
     shutil.copytree(demo, clone / "demo")
     mark = json.dumps({"input": str(clone / "demo/shards")})  # the folder was moved: docs/inputs.md says what to do
     (clone / "demo/tables/input.json").write_text(mark, encoding="utf-8")
-    outputs = run_blocks(RUN[page], clone, make_environment(clone, environ))
+    outputs = run_blocks(blocks, clone, make_environment(clone, environ))
     missing = {
         block.place: lines
-        for block, printed in zip(RUN[page], outputs, strict=True)
+        for block, printed in zip(blocks, outputs, strict=True)
         if (lines := find_missing_lines(block.output, printed))
     }
     assert not missing, "\n".join([*map(str, missing.items()), *outputs])[-8000:]
@@ -70,7 +81,7 @@ def test_every_block_says_what_it_is():
 
 def test_what_is_not_run_is_still_there():
     commands = {(block.page, block.first_command) for block in BLOCKS if block.language in COMMANDS}
-    assert not NOT_RUN.keys() - commands
+    assert not {*NOT_RUN, TRAINING} - commands
     assert all(reason.strip() for reason in NOT_RUN.values())
 
 
