@@ -1,6 +1,7 @@
 """A head fitted on the tables' embeddings: better than chance on what it has not seen, and the same through the job."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from hashlib import sha256
@@ -155,25 +156,24 @@ def test_a_share_that_is_none():
 
 
 @pytest.mark.slow
-def test_the_walk_of_the_readme(tmp_path):
-    """The README's commands except the training: images that were not fitted are labelled better than by chance."""
+def test_the_walk_of_the_page(tmp_path):
+    """A head as docs/own-classes.md makes it: images that were not fitted are labelled better than by chance."""
     def name(n, even):
-        return f"{'new' if n % 4 == 0 else 'photos'}/{'even' if even else 'odd '}/{n:04}.png"
+        return f"{'new' if n % 4 == 0 else 'digits'}/{'even' if even else 'odd '}/{n:04}.png"
 
     save_digits(tmp_path, name)
-    walk = (ROOT / "README.md").read_text().partition("## Your own classes")[2].partition("```")[2].partition("```")[0]
-    commands = [line.partition("#")[0].split() for line in walk.splitlines() if line.startswith("jobs/")]
-    assert [Path(command[0]).stem for command in commands] == ["label", "finetune", "label", "evaluate", "train"]
-    said = []
-    for script, *options in commands[:-1]:
-        known = ["--weights", "seed:0"] if "--weights" not in options and "evaluate" not in script else []
-        done = run([sys.executable, ROOT / script, *options, *known], cwd=tmp_path, capture_output=True, text=True,
-                   check=False, timeout=300)
+    page = (ROOT / "docs/own-classes.md").read_text().partition("## A head in minutes")[2]
+    lines = page.partition("```sh")[2].partition("```")[0].strip().splitlines()
+    commands = [line.partition("#")[0].split()[1:] for line in lines]
+    assert [verb for verb, *_ in commands] == ["run", "finetune", "run", "evaluate"]
+    printed = []
+    for command in commands:
+        done = run([Path(sys.executable).parent / "label-images", *command], cwd=tmp_path, capture_output=True, text=True,
+                   env=os.environ | {"LABEL_WEIGHTS": "seed:0"}, check=False, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
-        said.append(done.stdout)
+        printed.append(done.stdout)
     number = len(list((tmp_path / "new").rglob("*.png")))
-    print(said[1] + said[3])
-    assert "classes    2: even " in said[1]
-    assert f"{number} images: {number} with a truth, 0 without, 0 rejected" in said[3]
+    assert "classes    2: even " in printed[1]
+    assert f"{number} images: {number} with a truth, 0 without, 0 rejected" in printed[3]
     figures = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
     assert figures["num_images"] == number and figures["top1"] > 0.7
