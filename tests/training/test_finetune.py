@@ -168,8 +168,8 @@ def test_the_walk_of_the_page(tmp_path):
     assert [verb for verb, *_ in commands] == ["run", "finetune", "run", "evaluate"]
     printed = []
     for command in commands:
-        done = run([Path(sys.executable).parent / "label-images", *command], cwd=tmp_path, capture_output=True, text=True,
-                   env=os.environ | {"LABEL_WEIGHTS": "seed:0"}, check=False, timeout=300)
+        done = run([Path(sys.executable).parent / "label-images", *command], cwd=tmp_path, capture_output=True,
+                   text=True, env=os.environ | {"LABEL_WEIGHTS": "seed:0"}, check=False, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         printed.append(done.stdout)
     number = len(list((tmp_path / "new").rglob("*.png")))
