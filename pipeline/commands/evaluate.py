@@ -59,7 +59,7 @@ def print_accuracies(evaluation: Evaluation, where: str) -> None:
     """Print what was judged, and the figures of all images together."""
     from pipeline.truth.coverage import describe_odd_names
     from pipeline.truth.evaluate import REFERENCE, REFERENCE_SET
-    from pipeline.truth.holdout import wilson_interval
+    from pipeline.truth.holdout import share_interval
 
     first, *others = evaluation.coverage.sentences()
     print(f"model      {evaluation.model_id}")
@@ -74,7 +74,7 @@ def print_accuracies(evaluation: Evaluation, where: str) -> None:
     if evaluation.num_rejected:
         print(f"note       the {evaluation.num_rejected:,} rejected images that have a truth count as wrong")
     for name, share, reference in zip(("top-1", "top-5"), (evaluation.top1, evaluation.top5), REFERENCE, strict=True):
-        low, high = wilson_interval(round(share * evaluation.num_images), evaluation.num_images)
+        low, high = share_interval(share, evaluation.num_images)
         print(
             f"{name}      {share:7.2%} of {evaluation.num_images:,} (95 %: {low:.1%} to {high:.1%})"
             f"{f'   reference {reference:.2%} ({REFERENCE_SET})' if evaluation.imagenet_1k else ''}"

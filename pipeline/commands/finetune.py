@@ -67,7 +67,7 @@ def print_head(head: Head, where: str, folder: str) -> None:
     """Print on what a head was fitted, how good it is, and how to label with it."""
     from pipeline.trainer.saved import CLASSES, WEIGHTS
     from pipeline.truth.coverage import describe_classes, describe_odd_names
-    from pipeline.truth.holdout import wilson_interval
+    from pipeline.truth.holdout import share_interval
 
     first, *others = head.coverage.sentences()
     print(f"truth      {where}; {first}")
@@ -78,7 +78,7 @@ def print_head(head: Head, where: str, folder: str) -> None:
     if head.top1 is None:
         print("held out   no image is held out: no accuracy")
     else:
-        low, high = wilson_interval(round(head.top1 * head.num_held_out), head.num_held_out)
+        low, high = share_interval(head.top1, head.num_held_out)
         print(
             f"held out   {head.num_held_out:,} images: top-1 {head.top1:.2%} (95 %: {low:.1%} to {high:.1%}); "
             f"the most frequent class alone {head.chance:.2%}"

@@ -139,7 +139,7 @@ def print_figures(figures: Mapping[str, float], folder: str) -> None:
 
 def format_share(share: float, number: int) -> str:
     """A share of so many images with its 95 % interval: `75.00 % (95 %: 30.1 to 95.4 %)`."""
-    from pipeline.truth.holdout import wilson_interval
+    from pipeline.truth.holdout import share_interval
 
-    low, high = wilson_interval(round(share * number), number)
+    low, high = share_interval(share, number)
     return f"{100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f} %)"

@@ -37,9 +37,8 @@ def execute(context: Context, run_weights: Weights, classes: pa.Table, pending: 
         begin: called once everything is checked that can be checked, before anything is written.
 
     Raises:
-        JobError: before `begin`: weights, classes or machines do not fit, or there is no cluster; after `begin`: an
-        actor cannot
-            start.
+        JobError: before `begin`: weights, classes or machines do not fit, or there is no cluster. After `begin`: an
+            actor cannot start.
         Stopped: the process was asked to end.
     """
     pool = ThreadPoolExecutor(1, "weights")

@@ -128,9 +128,9 @@ class Tally:
         """End the run, in whatever way it ended, when its actors are gone; then write the rest of the ledger.
 
         Files that the actors committed without a report count. A shard that was begun and has not ended has failed.
-        A shard that
-        was never begun has no row: nothing is known of it, and the next run finds it pending. If very many shards
-        are left, only those are looked up that were reported in part; the next run enters the other committed ones.
+        A shard that was never begun has no row: nothing is known of it, and the next run finds it pending. If very
+        many shards are left, only those are looked up that were reported in part; the next run enters the other
+        committed ones.
         """
         left = self.list_left().tolist()
         numbers = left if len(left) <= MOST_SETTLED else sorted({number for number, _ in self.open})

@@ -30,3 +30,8 @@ def wilson_interval(num_hits: int, num_images: int) -> tuple[float, float]:
     centre = (share + Z**2 / (2 * num_images)) / scale
     spread = Z * sqrt(share * (1 - share) / num_images + Z**2 / (4 * num_images**2)) / scale
     return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def share_interval(share: float, num_images: int) -> tuple[float, float]:
+    """Wilson's interval of a share that was found in `num_images` images, such as an accuracy."""
+    return wilson_interval(round(share * num_images), num_images)
