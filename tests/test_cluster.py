@@ -9,7 +9,7 @@ import shlex
 import pytest
 import yaml
 
-from pipeline.commands.app import parse_config
+from tests.support.config import parse_config
 from tests.support.jobs import ROOT
 from tests.support.manifests import CLUSTER, JOBS, LAUNCHER, MANIFESTS, PODS, RAY_KINDS, listed, policy, text, walk
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.commands.app import parse_config
 from pipeline.config import Config
 from pipeline.errors import UserError
+from tests.support.config import parse_config
 
 
 def parse(*argv: str, **environ: str) -> Config:

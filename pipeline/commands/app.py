@@ -26,7 +26,7 @@ from pipeline.commands.run import run
 from pipeline.commands.train import train
 from pipeline.commands.values import FILE_VARIABLE, field_name, list_flags, set_from_file, set_from_variables
 from pipeline.commands.verify import verify
-from pipeline.config import Config, FieldError, check_values
+from pipeline.config import FieldError, check_values
 from pipeline.errors import JobError, UserError, report_error
 
 VERBS: tuple[Callable[..., int], ...] = (run, verify, query, pack, evaluate, finetune, train, bench)
@@ -88,19 +88,6 @@ def _naming_places(keywords: Mapping[str, str]) -> Iterator[None]:
         if error.name not in keywords:
             raise
         raise UserError(f"{keywords[error.name]} {error.fault}") from None
-
-
-def parse_config(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
-    """The config that flags of `label-images run`, then variables, then the file of `--config`, then defaults give.
-
-    Raises:
-        UserError: as `parse_command`.
-    """
-    call = parse_command(["run", *argv], environ)
-    if call is None:
-        raise UserError("the flags ask for help, and give no config.")
-    config: Config = call.arguments.arguments["config"]
-    return config
 
 
 def create_app(environ: Mapping[str, str], keywords: dict[str, str]) -> App:

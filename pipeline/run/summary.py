@@ -73,10 +73,10 @@ class Summary:
 
     @contextmanager
     def remembering_errors(self) -> Iterator[None]:
-        """Go on after an error in the context, and keep it in `unrecorded`: what was labelled stays labelled."""
+        """Go on after an error in the context: what was labelled stays labelled. `unrecorded` keeps the first error."""
         with CaughtError() as caught:
             yield
-        if caught.error is not None:
+        if caught.error is not None and not self.unrecorded:
             self.unrecorded = describe_error(caught.error)
 
     @contextmanager

@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.store.local_files import Entry, iterate_local
 from pipeline.store.retry import with_retries
 from pipeline.store.s3_pages import iterate_pages
-from pipeline.store.storage import File, is_s3, is_web, locate, size_of, version_of
+from pipeline.store.storage import is_s3, is_web, locate, size_of, version_of
 from pipeline.store.uris import is_same_store, printable
 
 FILES = pa.schema([
@@ -57,11 +57,6 @@ def list_folders(uri: str) -> list[str]:
     infos = with_retries(lambda: fs.ls(root, detail=True))
     names = [str(info["name"]).rstrip("/").rpartition("/")[2] for info in infos if info["type"] == "directory"]
     return sorted(map(printable, names))
-
-
-def iterate_files(files: pa.Table) -> Iterator[File]:
-    """The rows of a table of `FILES`."""
-    return (File(*row) for row in zip(*(files[name].to_pylist() for name in FILES.names), strict=True))
 
 
 def _list(uri: str, without: str | None, with_odd: bool) -> pa.Table:

@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.store import lease, storage
 from pipeline.store.lease import Busy, Lease, hold_lease
+from tests.support.processes import wait_until
 
 
 def mark(folder, **changes) -> None:
@@ -44,13 +45,14 @@ def test_it_is_renewed_and_its_loss_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.02)
     with hold(tmp_path, "r1") as mine:
         first = json.loads((tmp_path / "lease.json").read_text())["until"]
-        time.sleep(0.2)
-        assert json.loads((tmp_path / "lease.json").read_text())["until"] > first
+        wait_until(lambda: json.loads((tmp_path / "lease.json").read_text())["until"] > first, "it is not renewed", 10)
         mine.check()
-        deadline = time.monotonic() + 10
-        while mine.lost is None and time.monotonic() < deadline:  # again, if a renewal was under way
-            mark(tmp_path, run_id="r2")
-            time.sleep(0.05)
+
+        def is_lost() -> bool:
+            mark(tmp_path, run_id="r2")  # again, if a renewal was under way
+            return mine.lost is not None
+
+        wait_until(is_lost, "the loss is not noticed", 10, 0.05)
         with pytest.raises(Busy, match="run r2 has taken it"):
             mine.check()
     assert json.loads((tmp_path / "lease.json").read_text())["run_id"] == "r2"

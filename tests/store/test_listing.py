@@ -5,8 +5,9 @@ import os
 import pytest
 
 from pipeline.store import storage
-from pipeline.store.listing import iterate_files, list_files, list_input
+from pipeline.store.listing import list_files, list_input
 from pipeline.store.local_files import LOOP, MISSING, REFUSED
+from tests.support.listing import files_below
 
 NAMES = ["a.tar", "dt=2026-11-23/b c.tar", "x/ü+%41&<'\".tar", "x/y/z.tar"]
 
@@ -14,7 +15,7 @@ NAMES = ["a.tar", "dt=2026-11-23/b c.tar", "x/ü+%41&<'\".tar", "x/y/z.tar"]
 def test_local_files_as_they_are_opened(tmp_path):
     for name in NAMES:
         storage.put_whole(str(tmp_path / name), name.encode())
-    files = {file.path: file for file in iterate_files(list_files(str(tmp_path)))}
+    files = {file.path: file for file in files_below(str(tmp_path))}
     assert sorted(files) == sorted(NAMES)
     for name in NAMES:
         with storage.open_read(str(tmp_path / name)) as (_, version):
@@ -23,7 +24,7 @@ def test_local_files_as_they_are_opened(tmp_path):
 
 def test_one_file_is_its_own_listing(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"1234")
-    assert [(file.path, file.size) for file in iterate_files(list_files(str(tmp_path / "a.tar")))] == [("a.tar", 4)]
+    assert [(file.path, file.size) for file in files_below(str(tmp_path / "a.tar"))] == [("a.tar", 4)]
 
 
 def test_links_are_followed_and_what_cannot_be_read_is_marked(tmp_path):
@@ -105,12 +106,12 @@ def test_s3_pages_as_s3fs_lists_and_opens_them(s3, monkeypatch):
     for name in names:
         fs.pipe_file(f"photos/listing/{name}", name.encode())
     fs.pipe_file("photos/listing-of-another/a.tar", b"")
-    files = {file.path: file for file in iterate_files(list_files("s3://photos/listing"))}
+    files = {file.path: file for file in files_below("s3://photos/listing")}
     assert sorted(files) == sorted(names)
     theirs = fs.find("photos/listing", detail=True)
     assert {f"photos/listing/{path}": (file.size, file.etag) for path, file in files.items()} == \
         {path: (info["size"], info["ETag"].strip('"')) for path, info in theirs.items()}
-    assert [file.path for file in iterate_files(list_files("s3://photos/listing/a.tar"))] == ["a.tar"]
+    assert [file.path for file in files_below("s3://photos/listing/a.tar")] == ["a.tar"]
     with pytest.raises(FileNotFoundError):
         list_files("s3://photos/absent")
     with pytest.raises(FileNotFoundError):
