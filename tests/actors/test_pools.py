@@ -1,7 +1,6 @@
 """How a cluster is shared out: all actors fit in any order, every GPU has a labeller, the other CPUs decode."""
 
 import random
-import time
 from collections import Counter
 
 import pytest
@@ -18,6 +17,7 @@ from pipeline.actors.pools import (
 )
 from pipeline.config import Config
 from pipeline.stop import Stop
+from tests.support.processes import wait_until
 
 
 def cluster(*shapes: tuple[float, int]) -> list[Node]:
@@ -171,9 +171,6 @@ def test_what_cannot_be_placed_is_said_in_time(monkeypatch):
         ray.kill(other)
         with reserve_places(pools, nodes, Stop()) as places:
             assert sorted(places) == ["commit", "decode", "label"]
-        deadline = time.monotonic() + 10
-        while ray.available_resources().get("CPU", 0) < 2:  # the place is given back
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: ray.available_resources().get("CPU", 0) == 2, "the place is not given back", 10)
     finally:
         ray.shutdown()

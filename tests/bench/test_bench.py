@@ -6,7 +6,6 @@ import contextlib
 import json
 import sys
 import tarfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +23,7 @@ from pipeline.runners import on_cuda, probe
 from pipeline.stages.reports import Report
 from tests.support.cuda_stand_in import install
 from tests.support.jobs import job
+from tests.support.processes import wait_until
 from tests.support.tars import make_tar
 from tests.support.tiny_network import TinyNetwork, tiny_state
 
@@ -107,9 +107,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)  # an import of it fails
 
 
-def fake_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_job(monkeypatch: pytest.MonkeyPatch, watched: Path) -> None:
+    """`watched`: the file that nvidia-smi makes in each run of the job, once it has told something."""
     def run_job(shards: str, tables: str, weights: str, number: int) -> SimpleNamespace:
-        time.sleep(0.3)  # nvidia-smi has begun by then
+        wait_until(watched.exists, "nvidia-smi does not begin", 10)
+        watched.unlink()
         return SimpleNamespace(seconds=1.0 + number / 10)
     monkeypatch.setattr("pipeline.bench.job.run_job", run_job)
     monkeypatch.setattr("pipeline.bench.feed.one_core_rate", lambda photos: 100.0)
@@ -118,10 +120,11 @@ def fake_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_gpu_part_on_a_stand_in(stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                     capsys: pytest.CaptureFixture[str]) -> None:
-    fake_job(monkeypatch)
     (tmp_path / "bin").mkdir()
+    fake_job(monkeypatch, tmp_path / "bin/begun")
     smi = tmp_path / "bin" / "nvidia-smi"
-    smi.write_text("#!/bin/sh\n[ $1 = --id=GPU-5 ] || exit 1\nprintf '0\\n80\\n[N/A]\\n60\\n'\nexec sleep 60\n")
+    smi.write_text("#!/bin/sh\n[ $1 = --id=GPU-5 ] || exit 1\nprintf '0\\n80\\n[N/A]\\n60\\n'\n"
+                   f"touch {tmp_path}/bin/begun\nexec sleep 60\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{smi.parent}:/usr/bin:/bin")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5,GPU-6")

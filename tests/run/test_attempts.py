@@ -28,7 +28,6 @@ reports.close()
 left = [thread.name for thread in threading.enumerate() if thread.name == "reports" or "Streaming" in thread.name]
 assert not left, left
 ray.shutdown()
-time.sleep(2)
 print("in order")
 """
 

@@ -5,7 +5,6 @@ import base64
 import json
 import shutil
 import subprocess
-import time
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+
+from tests.support.processes import wait_until
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -35,10 +36,10 @@ def see(page: Path, folder: Path, *expressions: str, width: int = 1280, height: 
                f"--user-data-dir={folder}", "about:blank"]
     browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        port_file, deadline = folder / "DevToolsActivePort", time.monotonic() + 60
-        while not port_file.exists() or not port_file.read_text().strip():
-            assert time.monotonic() < deadline and browser.poll() is None, "Chromium does not start"
-            time.sleep(0.05)
+        port_file = folder / "DevToolsActivePort"
+        wait_until(lambda: browser.poll() is not None or (port_file.exists() and port_file.read_text().strip()),
+                   "Chromium does not start", 60, 0.05)
+        assert browser.poll() is None, "Chromium has ended"
         port, path = port_file.read_text().split()
         return asyncio.run(_see(f"ws://127.0.0.1:{port}{path}", page, expressions, width, height, dark))
     finally:

@@ -7,11 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Self
 
-from tests.support.processes import family, kill
+from tests.support.processes import family, kill, wait_until
 from tests.support.s3 import free_ports
 
 HEAD = "127.0.0.2"  # Ray takes 127.0.0.1 for this machine's outer address
@@ -46,13 +45,13 @@ class Cluster:
         with path.open("wb") as log:
             node = subprocess.Popen(command, stdout=log, stderr=log, env=environ, cwd=self.cwd)
         self.nodes.append(node)
-        deadline = time.monotonic() + STARTS_WITHIN_S
-        while b"Ray runtime started" not in path.read_bytes():
-            if time.monotonic() > deadline or node.poll() is not None:
-                log_end = path.read_text()[-2000:]
-                self.stop()
-                raise AssertionError(f"a node of Ray does not start: {log_end}")
-            time.sleep(0.1)
+        try:
+            wait_until(lambda: node.poll() is not None or b"Ray runtime started" in path.read_bytes(),
+                       "a node of Ray does not start", STARTS_WITHIN_S, 0.1)
+            assert node.poll() is None, path.read_text()[-2000:]
+        except AssertionError:
+            self.stop()
+            raise
         return node
 
     @property
