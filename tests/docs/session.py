@@ -22,7 +22,7 @@ _FOREIGN = ("LABEL_", "RAY_", "AWS_", "PYTEST_")  # variables of the caller that
 
 
 def clone_repository(folder: Path) -> Path:
-    """A copy of the files that git knows or would add, and a `.venv` that is the environment of the tests."""
+    """A repository with the files that git knows or would add, and a `.venv` that is the environment of the tests."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -34,6 +34,7 @@ def clone_repository(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
