@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: setup demo test rehearsal chaos training lint bench bench-gpu
+.PHONY: setup demo test docs rehearsal chaos training lint bench bench-gpu
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -10,7 +10,9 @@ setup: .venv/.done
 demo: setup
 	$(PY) jobs/demo.py $(if $(WEIGHTS),--weights $(WEIGHTS))
 test: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m 'not gpu and not chaos and not training and not rehearsal'
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not gpu and not chaos and not training and not rehearsal and not docs'
+docs: setup
+	$(PY) -m pytest -n 2 --dist worksteal -m 'docs and not training'
 rehearsal: setup
 	$(PY) -m pytest tests/test_rehearsal.py -s
 chaos: setup

@@ -8,17 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from filelock import FileLock
 
 from pipeline.store import retry
 from tests.support.faults import FaultProxy
 from tests.support.jobs import SEED, job
+from tests.support.once import make_once
 from tests.support.processes import wait_until
 from tests.support.s3 import KEY, SECRET, forget_s3, free_ports
 from tests.support.tars import make_tar
@@ -45,26 +44,19 @@ def photographs() -> list[tuple[str, bytes]]:
     return [(path.name, path.read_bytes()) for path in paths]
 
 
-def make_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that all workers of a parallel session share. The first that needs it makes it, the others wait."""
-    is_parallel = "PYTEST_XDIST_WORKER" in os.environ
-    root = folders.getbasetemp().parent if is_parallel else folders.getbasetemp()
-    with FileLock(root / f"{name}.lock"):
-        if not (root / f"{name}.done").exists():
-            shutil.rmtree(root / name, ignore_errors=True)  # of a worker that failed to make the folder
-            (root / name).mkdir()
-            make(root / name)
-            (root / f"{name}.done").touch()
-    return root / name
+@pytest.fixture(scope="session")
+def few_photographs(photographs: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """The photographs in each shard of `shards`."""
+    return photographs[::2]
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory, photographs: list[tuple[str, bytes]]) -> Path:
-    """Five shards of nine photographs, one in a folder, one packed. Tests only read this folder."""
+def shards(tmp_path_factory: pytest.TempPathFactory, few_photographs: list[tuple[str, bytes]]) -> Path:
+    """Five shards of five photographs, one in a folder, one packed. Tests only read this folder."""
     def make(folder: Path) -> None:
         (folder / "dt=2026-11-23").mkdir()
         for number, name in enumerate(("a.tar", "b.tar", "c.tar.gz", "dt=2026-11-23/d.tar", "e.tar")):
-            data = make_tar(*((f"{number}/{member}", content) for member, content in photographs))
+            data = make_tar(*((f"{number}/{member}", content) for member, content in few_photographs))
             (folder / name).write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
 
     return make_once(tmp_path_factory, "shards", make)

@@ -161,7 +161,8 @@ def test_shards_and_keys_of_odd_names_through_the_job(tmp_path):
                                    "a?versionId=1"]):
         path = folder / f"{name}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(make_tar(*((f"{key}/{number}{key}.png", png(40, 30, number)) for key in NAMES[:-4])))
+        keys = [NAMES[:-4][(number + step) % len(NAMES[:-4])] for step in (0, 4, 8)]
+        path.write_bytes(make_tar(*((f"{key}/{number}{key}.png", png(40, 30, number)) for key in keys)))
     (folder / ("n" * 250 + ".tar")).write_bytes(make_tar(("a.png", SMALL)))
     done = job("label", "--input", folder, "--output", tmp_path / "out", *SEED, "--batch-size", 4)
     assert done.returncode == 1, done.stdout + done.stderr

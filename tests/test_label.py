@@ -28,15 +28,15 @@ def test_tables_as_promised(shards, undisturbed):
     assert not (undisturbed / "_staging").exists()
     table = pq.read_table(undisturbed / folder / "a.tar.parquet", partitioning=None)
     assert table.schema.remove_metadata().equals(ROWS)
-    assert table["index"].to_pylist() == list(range(9)) and table["error"].null_count == 9
+    assert table["index"].to_pylist() == list(range(5)) and table["error"].null_count == 5
     assert all(row["top5"][0]["label_id"] == row["label_id"] and len(row["embedding"]) == 1536
                for row in table.to_pylist())
-    assert len(set(labels(undisturbed).values())) >= 5  # untrained weights tell photographs apart
+    assert len(set(labels(undisturbed).values())) >= 3  # untrained weights tell photographs apart
     run, = pq.read_table(undisturbed / "runs", partitioning=None).to_pylist()
-    assert (run["status"], run["num_committed"], run["num_images"], run["num_rejected"]) == ("done", 5, 45, 0)
-    assert sum(run["confidence"]) == sum(entry["num_images"] for entry in run["labels"]) == 45
+    assert (run["status"], run["num_committed"], run["num_images"], run["num_rejected"]) == ("done", 5, 25, 0)
+    assert sum(run["confidence"]) == sum(entry["num_images"] for entry in run["labels"]) == 25
     assert run["gpu_s"] == 0 and 0 < run["cpu_s"] < 2 * os.cpu_count() * run["seconds"]
-    assert pq.read_table(undisturbed / "shards", partitioning=None)["num_images"].to_pylist() == [9] * 5
+    assert pq.read_table(undisturbed / "shards", partitioning=None)["num_images"].to_pylist() == [5] * 5
     digest(shards, undisturbed)
 
 
@@ -100,7 +100,7 @@ def test_killed_at_any_moment_the_next_run_completes(shards, undisturbed, tmp_pa
     assert digest(shards, output) == digest(shards, undisturbed) and labels(output) == labels(undisturbed)
     killed, after = pq.read_table(output / "runs", partitioning=None).sort_by("run_id").to_pylist()
     assert (killed["status"], after["status"]) == ("killed", "done") and killed["seconds"] is None
-    assert killed["num_committed"] + after["num_committed"] == 5 and killed["num_images"] + after["num_images"] == 45
+    assert killed["num_committed"] + after["num_committed"] == 5 and killed["num_images"] + after["num_images"] == 25
     # The next run adds the rows of the killed run.
     rows = pq.read_table(output / "shards", partitioning=None).to_pylist()
     assert sorted(row["shard"] for row in rows if row["status"] == "committed") == [
@@ -160,7 +160,7 @@ def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
     assert metrics.pop("label_shards_left") == 0
     assert metrics.pop("label_last_commit_timestamp_seconds") > run["started_at"].timestamp()
     assert metrics == pytest.approx({
-        "label_images_total": 45, "label_shards_total": 5, "label_batch_slots_total": 45,  # a processor pads nothing
+        "label_images_total": 25, "label_shards_total": 5, "label_batch_slots_total": 25,  # a processor pads nothing
         "label_read_bytes_total": sum(rows["image_bytes"].to_pylist()),
         "label_decode_seconds_total": sum(rows["decode_s"].to_pylist()),
         "label_network_seconds_total": sum(rows["label_s"].to_pylist())})

@@ -6,9 +6,9 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commands.app import parse_config
 from pipeline.errors import UserError
 from tests.stages.test_read import png
+from tests.support.config import parse_config
 from tests.support.jobs import SEED, digest, job, labels
 from tests.support.tars import make_tar
 
@@ -21,32 +21,32 @@ def night(folder, output, name, *more):
 @pytest.mark.cluster
 def test_two_nights(tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"
-    for number in range(100):
-        day = folder / f"dt=2026-11-{23 if number < 50 else 24}"
+    for number in range(30):
+        day = folder / f"dt=2026-11-{23 if number < 15 else 24}"
         day.mkdir(parents=True, exist_ok=True)
         (day / f"{number:03}.tar").write_bytes(make_tar((f"{number}.png", png(number))))
     assert "it may take" not in night(folder, output, "first", "--dry-run")[0].stdout
     done, told = night(folder, output, "first", "--partition", "dt=2026-11-23")
-    assert done.returncode == 0 and told and told.groups() == ("50", "0", "0"), done.stdout + done.stderr
+    assert done.returncode == 0 and told and told.groups() == ("15", "0", "0"), done.stdout + done.stderr
     done, told = night(folder, output, "first")  # catches up
-    assert told and told.groups() == ("50", "50", "0") and "no longer" not in done.stdout
+    assert told and told.groups() == ("15", "15", "0") and "no longer" not in done.stdout
     digest(folder, output)
 
-    for number in range(100, 110):  # 10 % new, 1 % changed, 1 % removed
-        (folder / "dt=2026-11-24" / f"{number}.tar").write_bytes(make_tar((f"{number}.png", png(number))))
+    for number in range(30, 33):  # 3 new, 1 changed, 1 removed
+        (folder / "dt=2026-11-24" / f"{number:03}.tar").write_bytes(make_tar((f"{number}.png", png(number))))
     (folder / "dt=2026-11-23/007.tar").write_bytes(make_tar(("7.png", png(7)), ("new.png", png(200))))
-    (folder / "dt=2026-11-24/099.tar").unlink()
+    (folder / "dt=2026-11-24/029.tar").unlink()
     dry = night(folder, output, "second", "--dry-run")[0].stdout
-    assert "would label 11 shards" in dry and re.search(r"it may take \d+\.\d s", dry)
+    assert "would label 4 shards" in dry and re.search(r"it may take \d+\.\d s", dry)
     before = labels(output)
     done, told = night(folder, output, "second")
-    assert done.returncode == 0 and told and told.groups() == ("11", "98", "0")
+    assert done.returncode == 0 and told and told.groups() == ("4", "28", "0")
     assert "1 tables are of shards that are no longer in the input" in done.stdout
-    assert labels(output).items() > before.items() and len(labels(output)) == 111
+    assert labels(output).items() > before.items() and len(labels(output)) == 34
     runs = pq.read_table(output / "runs").sort_by("started_at").to_pylist()
     assert [run["run_id"].split("-")[1] for run in runs] == ["first", "first", "second"]
     assert [(run["num_committed"], run["num_skipped"], run["status"]) for run in runs] == [
-        (50, 0, "done"), (50, 50, "done"), (11, 98, "done")]
+        (15, 0, "done"), (15, 15, "done"), (4, 28, "done")]
     assert [path.name for path in (output / "reports").iterdir()] == [runs[-1]["run_id"] + ".html"]
 
 

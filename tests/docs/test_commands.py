@@ -12,6 +12,7 @@ from tests.docs.pages import COMMANDS, PAGES, SHOWN, Block, find_blocks
 from tests.docs.session import clone_repository, find_missing_lines, make_environment, run_blocks
 from tests.support.cluster import shared_cluster
 from tests.support.jobs import job
+from tests.support.once import make_once
 
 BLOCKS = [block for page in PAGES for block in find_blocks(page)]
 RUN = {
@@ -27,10 +28,11 @@ RUN = {
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Path:
     """The folder that `make demo` leaves where the hub is away."""
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    done = job("demo", "--folder", folder, "--weights", "seed:0")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+    def make(folder: Path) -> None:
+        done = job("demo", "--folder", folder, "--weights", "seed:0")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return make_once(tmp_path_factory, "demo", make)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +44,7 @@ def bucket(s3, demo) -> dict[str, str]:
     return environ
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.parametrize("page", [page for page in PAGES if RUN[page]])
@@ -50,6 +53,7 @@ def test_commands_run_as_they_are_written(page, demo, tmp_path, request):
     run_page([block for block in RUN[page] if (page, block.first_command) != TRAINING], demo, tmp_path, request)
 
 
+@pytest.mark.slow
 @pytest.mark.training
 @pytest.mark.s3
 def test_the_page_of_own_classes_trains(demo, tmp_path, request):

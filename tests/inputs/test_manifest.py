@@ -112,11 +112,11 @@ def test_files_that_may_not_be_read_have_rows_unless_none_may(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_the_job_labels_a_manifest(undisturbed, photographs, tmp_path):
-    for name, data in photographs:
+def test_the_job_labels_a_manifest(undisturbed, few_photographs, tmp_path):
+    for name, data in few_photographs:
         storage.put_whole(str(tmp_path / "store" / name), data)
-    (tmp_path / "list.csv").write_text("uri\n" + "".join(f"store/{name}\n"
-                                                         for name, _ in photographs) + "store/absent.jpg\n")
+    (tmp_path / "list.csv").write_text("uri\n" + "".join(f"store/{name}\n" for name, _ in few_photographs)
+                                       + "store/absent.jpg\n")
     options = ("--input", tmp_path / "list.csv", "--output", tmp_path / "out")
     done = job("label", *options, *SEED, "--batch-size", 4, "--max-rejected", 1)
     assert done.returncode == 0 and "1 rejected (not_a_file 1)" in done.stdout, done.stdout + done.stderr

@@ -77,10 +77,10 @@ def test_a_run_whose_report_cannot_be_written_is_not_done(tmp_path, monkeypatch)
     assert row_of(tmp_path / "out")["status"] == "failed" and "zero" in summary.unrecorded and summary.exit_code(1) == 1
 
 
-def refused(tmp_path: Path, *options: object, status: int = 2) -> str:
+def refused(tmp_path: Path, *options: object, own_ray: bool = False) -> str:
     """What a run says that leaves nothing behind, not even an empty folder."""
-    done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "deep/out", *options, own_ray=True)
-    assert done.returncode == status and done.stderr.count("\n") == 1, done.stdout + done.stderr
+    done = job("label", "--input", tmp_path / "in", "--output", tmp_path / "deep/out", *options, own_ray=own_ray)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".pth"] == ["in"], done.stderr
     return done.stderr
 
@@ -100,7 +100,7 @@ def test_a_run_that_is_refused_leaves_nothing_and_the_mended_one_works(one_shard
     assert "--classes names 1000 classes and --weights has 10" in refused(one_shard, *ten)
     assert "it is an HTML page" in refused(one_shard, "--weights", one_shard / "bad.pth")
     assert "--runner fast" in refused(one_shard, *SEED, "--runner", "fast", "--device", "cpu")
-    assert "this machine has no GPU that Ray can see" in refused(one_shard, *SEED, "--device", "cuda")
+    assert "this machine has no GPU that Ray can see" in refused(one_shard, *SEED, "--device", "cuda", own_ray=True)
     (one_shard / "in/ten.csv").write_text(
         "label_id,wnid,label\n" + "".join(f"{number},,class {number}\n" for number in range(10)))
     done = job("label", "--input", one_shard / "in", "--output", one_shard / "deep/out", *ten, "--classes",

@@ -66,7 +66,7 @@ def test_folding_leaves_no_batch_norm_and_the_state_as_it_was(state: dict[str, T
 
 def test_fewer_than_five_classes(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
     three = state | {name: state[name][:3] for name in ("last_linear.weight", "last_linear.bias")}
-    answers = ask(Labeller(three, "cpu", "bf16"), image_NHWC[:1])
+    answers = ask(Labeller(three, "cpu", "fp32"), image_NHWC[:1])
     assert sorted(answers.label_id[0]) == [0, 1, 2] and answers.prob.sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -114,10 +114,10 @@ def test_the_folded_network_is_the_network(state: dict[str, Tensor]) -> None:
 def test_of_equal_probabilities_the_first_class_comes_first(state: dict[str, Tensor], image_NHWC: np.ndarray) -> None:
     """All equal; and three classes that share the last two places."""
     even = state | {"last_linear.weight": torch.zeros(1000, 1536), "last_linear.bias": torch.zeros(1000)}
-    assert (ask(Labeller(even, "cpu", "bf16"), image_NHWC[:2]).label_id == [0, 1, 2, 3, 4]).all()
+    assert (ask(Labeller(even, "cpu", "fp32"), image_NHWC[:2]).label_id == [0, 1, 2, 3, 4]).all()
     bias = torch.zeros(1000)
     bias[[900, 17, 400]], bias[[999, 3, 500, 30]] = torch.tensor([3.0, 2.0, 2.0]), 1.0
-    answers = ask(Labeller(even | {"last_linear.bias": bias}, "cpu", "bf16"), image_NHWC[:1])
+    answers = ask(Labeller(even | {"last_linear.bias": bias}, "cpu", "fp32"), image_NHWC[:1])
     assert answers.label_id[0].tolist() == [900, 17, 400, 3, 30]
 
 

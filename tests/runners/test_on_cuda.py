@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pipeline.model.inception_v4 import Conv
-from pipeline.model.weights import identify, load
 from pipeline.runners import on_cuda, probe
 from pipeline.runners.folded import FoldedConv, UintNetwork, fuse_layers
 from pipeline.runners.labeller import Labeller
 from pipeline.runners.on_cuda import FastCuda, choose_batch_size, largest_batch_that_fits
 from tests.support.cuda_stand_in import StandIn, install
+from tests.support.jobs import load_seed
 from tests.support.tiny_labeller import BATCH, IMAGES, assert_same, expected, labeller
 from tests.support.tiny_network import TinyNetwork, tiny_state
 
@@ -144,7 +144,7 @@ def test_the_old_rule_of_inference_tensors_holds_here(device: StandIn) -> None:
 def test_inception_v4_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     monkeypatch.setattr(on_cuda, "ACTIVATION_BYTES", 2**20)
-    state = load(identify("seed:0"))
+    state = load_seed()
     found = Labeller(state, "cuda", "bf16", batch_size=2)
     assert (found.runner, found.runner_note) == ("fast", "")
     assert sum(layer.zeros is not None for layer in found.run.network.modules() if isinstance(layer, FoldedConv)) == 149

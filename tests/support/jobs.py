@@ -7,14 +7,22 @@ from pathlib import Path
 
 import duckdb
 from filelock import FileLock
+from torch import Tensor
 
 from pipeline.model import weights
 from tests.support.cluster import shared_cluster
+from tests.support.forked import run_forked
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / ".pytest_cache" / f"seed-0-{weights.identify('seed:0').digest[:8]}.safetensors"
 # The weights of seed:0 in a file. The seed itself costs each process several seconds of computing.
 SEED = ("--weights", WEIGHTS, "--precision", "fp32")
+FORKED = ("label", "verify", "query", "pack", "evaluate", "finetune")
+
+
+def load_seed() -> dict[str, Tensor]:
+    """The state dict of seed:0."""
+    return weights.load(weights.identify(str(make_weights())))
 
 
 def make_weights() -> Path:
@@ -33,14 +41,19 @@ def job(name: str, *options: object, own_ray: bool = False, **environ: str) -> s
     """Run `jobs/<name>.py` as a user would.
 
     A labelling job joins the Ray that the tests of a session share. It starts a Ray of its own with `own_ray`, or if it
-    has variables of its own (`environ`): the workers of the shared Ray would not have these variables.
+    has variables of its own (`environ`): the workers of the shared Ray would not have these variables. What starts
+    no Ray is forked from a Python that has imported the jobs.
     """
     if WEIGHTS in options:
         make_weights()
-    if name == "label" and not environ and not own_ray:
+    starts_ray = name not in FORKED or own_ray or bool(environ)
+    if name == "label" and not starts_ray:
         environ = shared_cluster().driver
-    return subprocess.run([sys.executable, ROOT / "jobs" / f"{name}.py", *map(str, options)], env=os.environ | environ,
-                          cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    command = [str(ROOT / "jobs" / f"{name}.py"), *map(str, options)]
+    if not starts_ray:
+        return run_forked(command, os.environ | environ, ROOT, 300)
+    return subprocess.run([sys.executable, *command], env=os.environ | environ, cwd=ROOT, capture_output=True,
+                          text=True, timeout=300, check=False)
 
 
 def start_label(*options: object, log: Path, program: tuple[object, ...] = (ROOT / "jobs/label.py",), cwd: Path = ROOT,

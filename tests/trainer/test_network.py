@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pipeline.model import weights
 from pipeline.model.inception_v4 import InceptionV4
 from pipeline.trainer.network import make_network, make_optimizer
 from pipeline.trainer.recipe import Recipe
+from tests.support.jobs import load_seed
 
 
 def test_the_schedule_and_what_decays():
@@ -28,7 +28,7 @@ def test_the_schedule_and_what_decays():
 
 
 def test_the_network_that_is_trained_is_the_one_that_labels():
-    state = weights.load(weights.identify("seed:0"))
+    state = load_seed()
     trained, labels = make_network(Recipe(), 1000, state, keep_head=True).eval(), InceptionV4().eval()
     labels.load_state_dict(state, strict=False)
     image_NCHW = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ import pytest
 
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
-from tests.support.jobs import ROOT, job
-from tests.support.processes import family, kill
+from tests.support.jobs import ROOT, job, load_seed
+from tests.support.processes import family, kill, wait_until
 from tests.support.toy_training import TOY, digits, losses
 
 
@@ -43,7 +42,7 @@ def test_an_epoch_on_two_workers(tmp_path):
     assert load_classes(str(tmp_path / "out/classes.csv"))["label"].to_pylist() == [f"digit{n}" for n in range(4)]
     model = weights.load(weights.identify(str(tmp_path / "out/weights.safetensors")))
     assert model["last_linear.weight"].shape == (4, 1536)
-    seed = weights.load(weights.identify("seed:0"))
+    seed = load_seed()
     apart = (model["features.0.conv.weight"] - seed["features.0.conv.weight"]).abs().max()
     assert 0 < apart < 0.1  # trained, from there
 
@@ -57,10 +56,7 @@ def test_a_killed_training_goes_on_and_may_have_more_workers(tmp_path):
         first = subprocess.Popen([sys.executable, ROOT / "jobs/train.py", *map(str, command)], cwd=ROOT, stdout=log,
                                  stderr=log,
                                  env=os.environ | {"PYTHONUNBUFFERED": "1"})
-    until = time.monotonic() + 120
-    while not (tmp_path / "out/state/checkpoint_manager_snapshot.json").exists():  # Ray Train's, once a state is whole
-        assert first.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
-        time.sleep(0.1)
+    wait_for_state(tmp_path / "out", first, tmp_path / "log")
     kill(family(first.pid))
     assert first.wait() == -signal.SIGKILL
     done_before = losses(tmp_path / "out")
@@ -82,11 +78,11 @@ def started(command: tuple[object, ...], log: Path) -> subprocess.Popen[bytes]:
                                 stderr=file)
 
 
-def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not found():
-        assert process.poll() is None and time.monotonic() < until, log.read_text()
-        time.sleep(0.2)
+def wait_for_state(save: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a training has saved a whole state: Ray Train then writes this file."""
+    found = save / "state/checkpoint_manager_snapshot.json"
+    wait_until(lambda: process.poll() is not None or found.exists(), "no state is saved", 240, 0.1)
+    assert process.poll() is None, log.read_text()
 
 
 @pytest.mark.training
@@ -97,14 +93,15 @@ def test_a_killed_worker_is_started_again_and_a_second_training_is_refused(tmp_p
                *TOY)
     first = started(command, log)
     try:
-        wait_for((tmp_path / "out/state/checkpoint_manager_snapshot.json").exists, first, log)
+        wait_for_state(tmp_path / "out", first, log)
         second = job("train", *command)
         assert second.returncode == 4 and second.stderr.startswith(f"error: --save {tmp_path}/out is being written by "
                                                                    "run "), second.stderr
         assert second.stderr.count("\n") == 1
         workers = [process for process in family(first.pid) if "RayTrainWorker" in " ".join(process.cmdline())]
         assert kill(workers) == 1
-        wait_for(lambda: "goes on after epoch" in log.read_text(), first, log)
+        wait_until(lambda: first.poll() is not None or "goes on after epoch" in log.read_text(),
+                   "the training does not go on", 240, 0.1)
         assert lease.exists()
         asked = time.monotonic()
         first.terminate()

@@ -1,7 +1,5 @@
 """A head fitted on the tables' embeddings: better than chance on what it has not seen, and the same through the job."""
 
-import json
-import os
 import sys
 from collections.abc import Callable
 from hashlib import sha256
@@ -23,10 +21,10 @@ from pipeline.truth.class_ids import find_targets, make_classes
 from pipeline.truth.holdout import is_held_out
 from pipeline.truth.matching import GIVEN_TRUTHS
 from pipeline.truth.sources import Truth
-from tests.support.jobs import ROOT, WEIGHTS, job
+from tests.support.jobs import SEED, WEIGHTS, job, load_seed, make_weights
 from tests.support.label_tables import said, tables
 
-DIGITS = 160
+DIGITS = 48
 
 
 def save_digits(folder: Path, name: Callable[[int, bool], str]) -> None:
@@ -42,14 +40,14 @@ def save_digits(folder: Path, name: Callable[[int, bool], str]) -> None:
 def test_own_classes_from_folder_to_table(tmp_path):
     """Digits in folders: labelled, a head fitted, labelled with it, judged; every label as the head itself gives it."""
     save_digits(tmp_path, lambda n, even: f"in/{'even' if even else 'odd'}/{n:04}.png")
-    first = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", WEIGHTS)
+    first = job("label", "--input", tmp_path / "in", "--output", tmp_path / "out", *SEED)
     assert first.returncode == 0, first.stderr
     fitted = job("finetune", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", WEIGHTS,
                  "--save", tmp_path / "own")
     assert fitted.returncode == 0, fitted.stderr
     own = (tmp_path / "own/weights.safetensors", tmp_path / "own/classes.csv")
     again = job("label", "--input", tmp_path / "in", "--output", tmp_path / "own-out", "--weights", own[0], "--classes",
-                own[1])
+                own[1], "--precision", "fp32")
     assert again.returncode == 0, again.stderr
     judged = job("evaluate", "--input", tmp_path / "in", "--output", tmp_path / "own-out")
     assert judged.returncode == 0, judged.stderr
@@ -73,7 +71,7 @@ def test_own_classes_from_folder_to_table(tmp_path):
 
 @pytest.fixture(scope="module")
 def separable(tmp_path_factory):
-    """An output of seed:0 whose embeddings are noise, but for 30 dimensions a class; its truth, of three classes."""
+    """An output of WEIGHTS whose embeddings are noise, but for 30 dimensions a class; its truth, of three classes."""
     random = np.random.default_rng(0)
     known = random.integers(0, 3, 300)
     embedding_ND = random.normal(5, 3, (300, 1536)).astype(np.float32)
@@ -81,26 +79,26 @@ def separable(tmp_path_factory):
     for number in range(3):
         embedding_ND[known == number, 30 * number:30 * (number + 1)] += 4
     folder = tmp_path_factory.mktemp("out")
-    tables(folder, np.full((300, 1000), 1e-3), load_classes(), model=weights.identify("seed:0").model_id,
+    tables(folder, np.full((300, 1000), 1e-3), load_classes(), model=weights.identify(str(make_weights())).model_id,
            embedding=embedding_ND,
            digests=[sha256(str(n).encode()).hexdigest() for n in range(300)])
     return str(folder), [("b", "a", "c")[n] for n in known]
 
 
 def test_a_head_of_several_classes(separable):
-    head = fit(separable[0], "seed:0", said(separable[1]), 0.25)
+    head = fit(separable[0], str(WEIGHTS), said(separable[1]), 0.25)
     assert head.classes["label"].to_pylist() == ["a", "b", "c"]
     assert head.top1 > 0.95
     assert head.chance < 0.6
     assert 50 < head.num_held_out < 100
     check_classes(head.state, head.classes)
-    seed = weights.load(weights.identify("seed:0"))
+    seed = load_seed()
     assert all((head.state[name] == seed[name]).all() for name in seed if not name.startswith("last_linear"))
 
 
 def test_truth_that_has_nothing_to_learn_gives_chance(separable):
     shuffled = np.random.default_rng(1).permutation(separable[1]).tolist()
-    head = fit(separable[0], "seed:0", said(shuffled), 0.25)
+    head = fit(separable[0], str(WEIGHTS), said(shuffled), 0.25)
     assert abs(head.top1 - 1 / 3) < 0.2
 
 
@@ -113,13 +111,13 @@ def test_too_few_images(separable):
     with pytest.raises(
         UserError, match=r"too few images of rare \(1 images\): none is left to fit, once 25% are held out"
     ):
-        fit(separable[0], "seed:0", said([*separable[1][:2], "rare", *separable[1][3:]]), 0.25)
+        fit(separable[0], str(WEIGHTS), said([*separable[1][:2], "rare", *separable[1][3:]]), 0.25)
     with pytest.raises(UserError, match=r"names 1 classes \(a\)"):
-        fit(separable[0], "seed:0", said(["a"] * 300), 0.25)
+        fit(separable[0], str(WEIGHTS), said(["a"] * 300), 0.25)
 
 
 def test_none_held_out_gives_no_accuracy(separable):
-    head = fit(separable[0], "seed:0", said(separable[1]), 1e-6)
+    head = fit(separable[0], str(WEIGHTS), said(separable[1]), 1e-6)
     assert (head.num_held_out, head.top1, head.chance) == (0, None, None)
 
 
@@ -153,27 +151,3 @@ def test_a_share_that_is_none():
                check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "--holdout is 20.0; it must be less than 1." in done.stderr
-
-
-@pytest.mark.slow
-def test_the_walk_of_the_page(tmp_path):
-    """A head as docs/own-classes.md makes it: images that were not fitted are labelled better than by chance."""
-    def name(n, even):
-        return f"{'new' if n % 4 == 0 else 'digits'}/{'even' if even else 'odd '}/{n:04}.png"
-
-    save_digits(tmp_path, name)
-    page = (ROOT / "docs/own-classes.md").read_text().partition("## A head in minutes")[2]
-    lines = page.partition("```sh")[2].partition("```")[0].strip().splitlines()
-    commands = [line.partition("#")[0].split()[1:] for line in lines]
-    assert [verb for verb, *_ in commands] == ["run", "finetune", "run", "evaluate"]
-    printed = []
-    for command in commands:
-        done = run([Path(sys.executable).parent / "label-images", *command], cwd=tmp_path, capture_output=True,
-                   text=True, env=os.environ | {"LABEL_WEIGHTS": "seed:0"}, check=False, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        printed.append(done.stdout)
-    number = len(list((tmp_path / "new").rglob("*.png")))
-    assert "classes    2: even " in printed[1]
-    assert f"{number} images: {number} with a truth, 0 without, 0 rejected" in printed[3]
-    figures = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
-    assert figures["num_images"] == number and figures["top1"] > 0.7
