@@ -48,8 +48,13 @@ def write(output: str, table: str, name: str, rows: list[dict[str, Any]], schema
     """
     if unknown := {column for row in rows for column in row} - {*schema.names}:
         raise KeyError(f"no columns of {table}: {sorted(unknown)}")
+    put_rows(output, table, name, pa.Table.from_pylist(rows, schema=schema))
+
+
+def put_rows(output: str, table: str, name: str, rows: pa.Table) -> None:
+    """Put a table of rows as `<output>/<table>/<name>.parquet`."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+    pq.write_table(rows, buffer, compression="zstd")
     storage.put_whole(storage.join(output, table, name + SUFFIX), buffer.getvalue())
 
 
@@ -62,7 +67,7 @@ def read_finished(output: str, model_id: str, damaged: list[str]) -> pa.Table:
     columns = pa.schema([SHARDS.field(name) for name in _PLAN_COLUMNS])
 
     def read(path: str) -> pa.Table:
-        rows = _read_rows(output, "shards", path, columns, damaged)
+        rows = read_rows(output, "shards", path, columns, damaged)
         ours = pc.and_(pc.equal(rows["model_id"], model_id), pc.equal(rows["status"], "committed"))
         return rows.filter(ours).select(FINISHED.names)
 
@@ -71,17 +76,17 @@ def read_finished(output: str, model_id: str, damaged: list[str]) -> pa.Table:
 
 
 def read_shards(output: str, run_id: str, damaged: list[str]) -> list[ShardRow]:
-    """The rows of the shards of a run."""
+    """The rows of the shards of a run whose files are not merged yet (`compact`)."""
     return [ShardRow(**row) for path in list_table(output, "shards") if path.startswith(run_id)
-            for row in _read_rows(output, "shards", path, SHARDS, damaged).to_pylist()]
+            for row in read_rows(output, "shards", path, SHARDS, damaged).to_pylist()]
 
 
 def read_runs(output: str, path: str, damaged: list[str]) -> list[RunRow]:
     """The rows of a file of the table `runs`. A damaged file has no row."""
-    return [RunRow(**row) for row in _read_rows(output, "runs", path, RUNS, damaged).to_pylist()]
+    return [RunRow(**row) for row in read_rows(output, "runs", path, RUNS, damaged).to_pylist()]
 
 
-def _read_rows(output: str, table: str, path: str, schema: pa.Schema, damaged: list[str]) -> pa.Table:
+def read_rows(output: str, table: str, path: str, schema: pa.Schema, damaged: list[str]) -> pa.Table:
     """The rows of a file of the table `shards` or `runs`, with the columns of a schema; null where an older file has
     none.
 
@@ -107,8 +112,14 @@ def _read_rows(output: str, table: str, path: str, schema: pa.Schema, damaged: l
 
 def list_table(output: str, table: str) -> list[str]:
     """The files of the table `shards` or `runs`, relative to its folder."""
-    paths: list[str] = _list(storage.join(output, table))["path"].to_pylist()
-    return [path for path in paths if path.endswith(SUFFIX)]
+    return [path for path, _ in list_sizes(output, table)]
+
+
+def list_sizes(output: str, table: str) -> list[tuple[str, int]]:
+    """The files of `list_table`, each with its size in bytes."""
+    files = _list(storage.join(output, table))
+    listed = zip(files["path"].to_pylist(), files["size"].to_pylist(), strict=True)
+    return [(path, size) for path, size in listed if path.endswith(SUFFIX)]
 
 
 def list_labels(output: str, model_id: str, partition: str | None = None) -> pa.Table:

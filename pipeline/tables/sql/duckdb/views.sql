@@ -13,14 +13,15 @@ CREATE OR REPLACE VIEW top5 AS
 SELECT model, shard, index, key, rank, top5[rank].label_id AS label_id, top5[rank].label AS label, top5[rank].prob AS prob
 FROM (SELECT model, shard, index, key, top5, unnest(range(1, len(top5) + 1)) AS rank FROM labels WHERE error IS NULL);
 
+-- A process that was killed while it merged files of the ledger leaves rows twice.
 CREATE OR REPLACE VIEW shards AS
-SELECT * FROM read_parquet(regexp_replace(getvariable('output'), '([*?[])', '[\1]', 'g') || '/shards/*.parquet',
+SELECT DISTINCT ON (run_id, shard, model_id, status) * FROM read_parquet(regexp_replace(getvariable('output'), '([*?[])', '[\1]', 'g') || '/shards/*.parquet',
                            hive_partitioning = false, union_by_name = true)
 WHERE model_id = coalesce(getvariable('model'), model_id);
 
 -- A night: the runs of one --run-name, or one run without a name. `night` is that name, or the run's id.
 CREATE OR REPLACE VIEW runs AS
-SELECT *, coalesce(nullif(regexp_extract(run_id, '^[^-]+-(.+)-[0-9a-f]{6}$', 1), ''), run_id) AS night
+SELECT DISTINCT ON (run_id) *, coalesce(nullif(regexp_extract(run_id, '^[^-]+-(.+)-[0-9a-f]{6}$', 1), ''), run_id) AS night
 FROM read_parquet(regexp_replace(getvariable('output'), '([*?[])', '[\1]', 'g') || '/runs/*.parquet',
                   hive_partitioning = false, union_by_name = true)
 WHERE model_id = coalesce(getvariable('model'), model_id);
