@@ -5,6 +5,7 @@ import fnmatch
 import json
 import re
 import shlex
+import subprocess
 
 import pytest
 import yaml
@@ -25,16 +26,32 @@ def test_entrypoint_is_one_the_job_takes(name):
                       for resource in listed(statement["Resource"])}
 
 
-def test_nights_have_one_id_and_one_cluster():
+def test_nights_keep_their_date_and_have_one_cluster():
     [cron], [cluster] = MANIFESTS["cronjob"], MANIFESTS["raycluster"]
     [command] = next(node["args"] for node in walk(cron) if "args" in node)
     assert f"http://{cluster['metadata']['name']}-head-svc:8265" in command  # KubeRay's name of the head's service
-    assert '--submission-id "night-$(date -u +%Y-%m-%d)"' in command
     hour = int(cron["spec"]["schedule"].split()[1])
     assert cron["spec"]["timeZone"] == "Etc/UTC"
     # The latest start that Kubernetes catches up is still on the date of that night.
     assert hour * 3600 + cron["spec"]["startingDeadlineSeconds"] < 86400
     assert MANIFESTS["raycronjob"][0]["spec"]["jobTemplate"] == MANIFESTS["rayjob"][0]["spec"]
+
+
+def test_tonight_at_once_has_an_id_of_its_own(tmp_path):
+    """Whatever the hour, it does not take the id of the schedule's night, nor that the id of tonight at once."""
+    [cron] = MANIFESTS["cronjob"]
+    [container] = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "JOB_NAME", "valueFrom": {"fieldRef": {
+        "fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}}} in container["env"]
+    (tmp_path / "ray").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "ray").chmod(0o755)
+    ids, names = [], []
+    for name in ("label-nightly-29384", "tonight"):
+        given = subprocess.run([*container["command"], *container["args"]], capture_output=True, text=True, check=True,
+                               env={"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_NAME": name}).stdout.splitlines()
+        ids.append(given[given.index("--submission-id") + 1])
+        names.append(given[given.index("--run-name") + 1])
+    assert ids == [f"{names[0]}-label-nightly-29384", f"{names[1]}-tonight"] and names[0].startswith("night-20")
 
 
 @pytest.mark.parametrize(("name", "pod"), PODS)
