@@ -8,6 +8,7 @@ Not here: how the cluster is shared out (`pools`), the stages themselves, the pl
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ from pipeline.stages.commit import Committer
 from pipeline.stages.label import LabelsImages, LabelStage
 from pipeline.stages.read import Reader
 from pipeline.stages.sink import Sink
+from pipeline.store import s3_places
 from pipeline.store.storage import child
 
 MOST_TASKS = 10_000  # of readers: the driver of Ray keeps some 10 KB for each
@@ -110,6 +112,8 @@ def _add_stage(dataset: ray.data.Dataset, stage: type, arguments: tuple[Any, ...
     options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0}
     if place:
         options["scheduling_strategy"] = place
+    if places := os.environ.get(s3_places.VARIABLE):  # the nodes may not have this variable
+        options["runtime_env"] = {"env_vars": {s3_places.VARIABLE: places}}
     with warnings.catch_warnings():  # Ray 2.60 has no other way to give these options
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
         return dataset.map_batches(stage, batch_size=batch_size, batch_format="pyarrow", fn_constructor_args=arguments,

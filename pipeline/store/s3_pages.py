@@ -7,6 +7,7 @@ In: a bucket and a key. Out: pages of entries. botocore signs the requests and e
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 from pipeline.store.local_files import Entry
 from pipeline.store.retry import with_retries
+from pipeline.store.s3_places import VARIABLE
 from pipeline.store.storage import s3_filesystem
 
 _EPOCH = "1970-01-01T00:00:00Z"
@@ -22,11 +24,11 @@ _EPOCH = "1970-01-01T00:00:00Z"
 
 def iterate_pages(bucket: str, key: str) -> Iterator[list[Entry]]:
     """The entries of the objects under a key, up to 1,000 a page, without the marks of folders (`name/`)."""
-    fs = connect()
+    fs = connect(bucket, os.environ.get(VARIABLE))
     prefix = key.rstrip("/") + "/" if key else ""
     more: dict[str, str] = {}
     while True:
-        options = {"Bucket": bucket, "Prefix": prefix, **more}
+        options = {"Bucket": bucket, "Prefix": prefix, **fs.req_kw, **more}
         page = with_retries(functools.partial(fs.call_s3, "list_objects_v2", **options))
         yield [(f"{bucket}/{name}", *rest) for name, *rest in page["Columns"] if not name.endswith("/")]
         if not page.get("IsTruncated"):
@@ -35,9 +37,13 @@ def iterate_pages(bucket: str, key: str) -> Iterator[list[Entry]]:
 
 
 @functools.cache
-def connect() -> Any:
-    """An S3 filesystem of its own, whose listings have `Columns`: key, size, etag and last change of each object."""
-    fs = s3_filesystem(skip_instance_cache=True)
+def connect(bucket: str, places: str | None) -> Any:
+    """An S3 filesystem of its own, whose listings have `Columns`: key, size, etag and last change of each object.
+
+    Args:
+        places: the value of LABEL_S3; another value needs another filesystem.
+    """
+    fs = s3_filesystem(bucket, skip_instance_cache=True)
     fs.connect()
     fs.s3.meta.events.register("before-parse.s3.ListObjectsV2", _take_objects)
     return fs

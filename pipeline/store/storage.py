@@ -1,6 +1,6 @@
 """The store: open, read, put whole, remove. `listing` lists; the rest of the package reads ahead and explains.
 
-In: URIs of any fsspec scheme; `s3://` reads the standard AWS variables, AWS_ENDPOINT_URL included.
+In: URIs of any fsspec scheme; `s3://` reads the standard AWS variables, and LABEL_S3 for single buckets.
 Out: bytes, and `File`s with size and etag. Calls with a transient error are repeated (`retry`).
 Not here: what the files mean, and how a whole shard is read again.
 """
@@ -24,14 +24,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UserError
 from pipeline.store.retry import with_retries
+from pipeline.store.s3_places import find_options
 from pipeline.store.uris import canonical_uri
 
 # No listing is cached, because other runs write to the store too. `retry` repeats calls, so botocore must not.
 S3_OPTIONS = {"use_listings_cache": False, "config_kwargs": {
     "connect_timeout": 10, "read_timeout": 20, "retries": {"mode": "standard", "total_max_attempts": 1}}}
 _ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # a byte that is not UTF-8, as `uris.printable` writes it
-# S3 takes no more in one put. A multipart upload would take more, but a killed process leaves its parts behind.
-ONE_PUT_BYTES = 5 * 2**30
+ONE_PUT_BYTES = 5 * 2**30  # S3 takes no more; of a multipart upload a killed process would leave the parts behind
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def is_web(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def s3_filesystem(**options: Any) -> Any:
-    """An s3fs that repeats no call."""
-    fs = fsspec.get_filesystem_class("s3")(**S3_OPTIONS, **options)
+def s3_filesystem(bucket: str, **options: Any) -> Any:
+    """An s3fs that reaches a bucket, and repeats no call."""
+    fs = fsspec.get_filesystem_class("s3")(**S3_OPTIONS, **find_options(bucket), **options)
     fs.retries = 1
     return fs
 
@@ -81,7 +81,7 @@ def locate(uri: str) -> tuple[Any, str]:
         path = os.fsdecode(surrogates.encode("utf-8", "surrogateescape"))
         uri = path if os.path.lexists(path) else uri
     kind: Any = fsspec.get_filesystem_class(uri.partition("://")[0] if "://" in uri else "file")
-    fs = s3_filesystem() if is_s3(uri) else kind(**kind._get_kwargs_from_urls(uri))
+    fs = s3_filesystem(uri.split("/")[2]) if is_s3(uri) else kind(**kind._get_kwargs_from_urls(uri))
     if is_s3(uri) and "?versionId=" in uri:
         reason = "s3fs takes what follows '?versionId=' for a version, so a file of this name is out of reach"
         raise OSError(errno.EINVAL, reason, uri)
