@@ -51,6 +51,9 @@ class Config:
     Parquet files, else loose images."""
     partition: str | None = None
     """Only shards below this folder of the input, such as dt=2026-11-24. Nothing else is listed (default: all)."""
+    limit_shards: Count | None = None
+    """Only so many shards, the same ones each time: those whose paths have the smallest SHA-256. A later run without
+    this flag labels the others (default: all)."""
     image_column: str | None = None
     """The column of Parquet files with the encoded images: bytes, or Hugging Face's struct of bytes and path
     (default: the only one that fits)."""
@@ -68,7 +71,8 @@ class Config:
     precision: Precision = "auto"
     """Arithmetic of the network. auto takes half precision where the device is fast at it."""
     max_rejected: Annotated[float, Interval(ge=0, le=1)] = 0.01
-    """Exit with 3 if more than this fraction of the images was rejected. Everything is committed all the same."""
+    """Exit with 3 if more than this fraction of the images was rejected, in all runs of this --run-name together.
+    Everything is committed all the same."""
     batch_size: Count | None = None
     """Images that the network takes at once (default: 96 on CPU, up to 256 on a GPU, by its size)."""
     decoders: Count | None = None
@@ -94,6 +98,9 @@ class Config:
     """Refuse to run while another run writes to the output."""
     run_name: str | None = None
     """A name from the schedule, such as night-2026-11-24. The run id is the time, this name and six random digits."""
+    price: str | None = None
+    """What an hour of the cluster costs, such as 'gpu=0.98,cpu=0.04', in any currency: the summary, the report and the
+    table runs then say what the run and a million images cost."""
     keep_reports: Count = 90
     """The newest so many reports are kept, older ones removed."""
     dry_run: bool = False
@@ -107,6 +114,7 @@ class Config:
             )
         if self.run_name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,63}", self.run_name):
             raise FieldError("run_name", f"is {self.run_name!r}; it takes up to 64 letters, digits and any of . _ = -")
+        parse_price(self.price)
         for name in ("input", "output", "weights", "classes"):
             check_uri(name, getattr(self, name))
         for name in ("input", "output"):
@@ -139,6 +147,21 @@ class FieldError(UserError):
 
     def __str__(self) -> str:
         return f"{flag(self.name)} {self.fault}"
+
+
+def parse_price(price: str | None) -> dict[str, float]:
+    """'gpu=0.98,cpu=0.04' -> the price of an hour of each; what is not named costs nothing. None: empty.
+
+    Raises:
+        FieldError: it is written in another way.
+    """
+    prices: dict[str, float] = {}
+    for part in price.split(",") if price is not None else ():
+        name, _, number = part.strip().partition("=")
+        if name not in ("gpu", "cpu") or name in prices or not re.fullmatch(r"\d+(\.\d+)?", number):
+            raise FieldError("price", f"is {price!r}; it is the price of an hour, such as gpu=0.98,cpu=0.04.")
+        prices[name] = float(number)
+    return prices
 
 
 def flag(name: str) -> str:

@@ -77,7 +77,27 @@ def test_rejected_failed_changed_and_new(shards, photographs, tmp_path):
     (folder / "a.tar").write_bytes(make_tar(("new", b""), *photographs[:2], ("x.gif", b"GIF89a")))
     done = job("label", *options)
     assert done.returncode == 3 and "1 labelled, 2 skipped (done before), 0 failed" in done.stdout
+    assert "rejected  1 of the 3 images of this night: more than --max-rejected 0.01 allows" in done.stdout
     digest(folder, output)
+    again = job("label", *options)  # does not turn green by being run again
+    assert again.returncode == 3 and "nothing to do" in again.stdout and "rejected  1 of the 3" in again.stdout
+    assert job("label", *options, "--max-rejected", 0.5).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_limit_first_and_the_others_later(shards, undisturbed, tmp_path):
+    options = ("--input", shards, "--output", tmp_path / "out", *SEED, "--batch-size", 4)
+    first = job("label", *options, "--limit-shards", 2)
+    assert first.returncode == 0 and "2 labelled, 0 skipped" in first.stdout, first.stdout + first.stderr
+    assert "3 more shards are in the input: --limit-shards left them out" in first.stdout
+    tables = {*(tmp_path / "out").rglob("labels/**/*.parquet")}
+    assert len(tables) == 2
+    again = job("label", *options, "--limit-shards", 2)
+    assert "nothing to do: all 2 shards are labelled" in again.stdout and "no longer in the input" not in again.stdout
+    rest = job("label", *options)
+    assert rest.returncode == 0 and "3 labelled, 2 skipped" in rest.stdout and "left them out" not in rest.stdout
+    assert tables < {*(tmp_path / "out").rglob("labels/**/*.parquet")}
+    assert digest(shards, tmp_path / "out") == digest(shards, undisturbed)
 
 
 @pytest.mark.chaos

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.extras import check_installed
 from pipeline.commands.flags import NO_INPUT_FLAGS, AsTheRun, Model, OptionalInput, Output, Truth, find_truth
+from pipeline.commands.json_summary import SummaryPlace, writing_summary
 
 if TYPE_CHECKING:
     from pipeline.truth.evaluate import Evaluation
@@ -21,6 +22,7 @@ def evaluate(
     input: OptionalInput = None,
     model: Model = None,
     save: str | None = None,
+    summary: SummaryPlace = None,
     reading: AsTheRun = NO_INPUT_FLAGS,
 ) -> int:
     """Judge the labels against the truth.
@@ -46,12 +48,14 @@ def evaluate(
     from pipeline.truth import evaluate as judging
     from pipeline.truth.sources import read_truth
 
-    examples = find_truth(output, model, input, truth, reading)
-    evaluation = judging.evaluate(output, model, partial(read_truth, examples))
-    if save:
-        judging.save_evaluation(evaluation, save)
-    print_accuracies(evaluation, examples.where)
-    print_classes(evaluation)
+    with writing_summary(summary) as write:
+        examples = find_truth(output, model, input, truth, reading)
+        evaluation = judging.evaluate(output, model, partial(read_truth, examples))
+        if save:
+            judging.save_evaluation(evaluation, save)
+        write(judging.list_figures(evaluation) | {"exit_code": 0})
+        print_accuracies(evaluation, examples.where)
+        print_classes(evaluation)
     return 0
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.commands.flags import Flat
+from pipeline.commands.json_summary import SummaryPlace, writing_summary
 from pipeline.config import Config
 from pipeline.stop import Stop, Stopped
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 MAX_NAMED = 20  # failed shards that are printed
 
 
-def run(config: Flat[Config]) -> int:
+def run(config: Flat[Config], *, summary: SummaryPlace = None) -> int:
     """Label images: shards in, labels and embeddings out.
 
     A shard is a tar, a Parquet file or a group of loose images. Only shards that are new, changed or were never
@@ -28,23 +29,30 @@ def run(config: Flat[Config]) -> int:
     ```
 
     Exit status: 0 done or nothing to do, 1 something failed, 2 wrong usage or configuration, 3 more images rejected
-    than --max-rejected allows (all tables are committed all the same), 4 another run writes to the output, 5 nothing
-    is under --partition (nothing is written then).
+    than --max-rejected allows (all tables are committed all the same; trying again does not mend it), 4 another run
+    writes to the output, 5 nothing is under --partition (nothing is written then).
     """
     stop = Stop()
-    with stop.listening():
+    with stop.listening(), writing_summary(summary) as write:
         from pipeline.run.night import label
 
         try:
-            summary = label(config, stop=stop)
+            done = label(config, stop=stop)
         except Stopped as stopped:
             print(f"{stopped}; the next run does what is left", file=sys.stderr)
+            write({"error": str(stopped), "exit_code": stopped.exit_code})
             stop.leave()
+        status = 0 if config.dry_run else done.exit_code(config.max_rejected)
+        write(done.figures | {"exit_code": status})
         if config.dry_run:
-            print_plan(summary)
-            return 0
-        print_summary(summary, config.output)
-        return summary.exit_code(config.max_rejected)
+            print_plan(done)
+        else:
+            print_summary(done, config.output)
+            if status == 3:
+                num_images, num_rejected = done.count_night()
+                print(f"rejected  {num_rejected:,} of the {num_images:,} images of this night: more than "
+                      f"--max-rejected {config.max_rejected:g} allows")
+        return status
 
 
 def print_plan(summary: Summary) -> None:
@@ -57,8 +65,12 @@ def print_plan(summary: Summary) -> None:
     )
     for note in summary.notes:
         print(f"note      {note}")
-    if summary.expected_s is not None:
-        print(f"it may take {format_duration(summary.expected_s)}, if it goes as fast as the run before")
+    reads, writes = summary.num_requests
+    print(f"about {reads:,} reads and {writes:,} writes of the store")
+    if summary.expected is not None:
+        cost = f" and cost {summary.expected.cost:,.2f}" if summary.expected.cost is not None else ""
+        print(f"it may take {format_duration(summary.expected.seconds)} for {summary.expected.num_images:,} "
+              f"images{cost}, if it goes as the run before")
 
 
 def print_summary(summary: Summary, output: str) -> None:
@@ -98,6 +110,11 @@ def _print_counts(summary: Summary) -> None:
     )
     runner = f", {summary.runner} runner" if summary.device == "cuda" else ""
     print(f"model     {summary.model_id} on {summary.device} in {summary.precision}{runner}, {summary.hardware}")
+    if summary.cost is not None:
+        num_images = summary.counts.num_images
+        each = f", {1e6 * summary.cost / num_images:,.2f} a million images" if num_images else ""
+        print(f"cost      {summary.cost:,.2f}{each}, for {summary.held_cpu_s / 3600:,.2f} CPU hours and "
+              f"{summary.held_gpu_s / 3600:,.2f} GPU hours")
     if summary.device == "cuda" and summary.num_slots:
         stayed = 1 - summary.num_moved / summary.num_blocks
         print(

@@ -133,7 +133,8 @@ def _run_attempt(context: Context, chain: Chain, shards: pa.Table, tally: Tally,
         context.stream.write(f"attempt {attempt} of {ATTEMPTS} for {len(shards):,} shards, one at a time\n")
     if attempt > 1:
         pools = dataclasses.replace(pools, shards_at_once=1, task_bytes=0, blocks_a_commit=1)
-    with reserve_places(pools, nodes, context.stop) as places:
+    with context.summary.counting_held(count_cpus(nodes), count_gpus(nodes)), \
+            reserve_places(pools, nodes, context.stop) as places:
         progress = Progress(context.stream, len(shards), pc.sum(shards["size"]).as_py())
         return label_once(context, chain.build(pools, shards, places), tally, metrics, progress, Growth(nodes))
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import Config
+from pipeline.config import Config, parse_price
 from pipeline.inputs import find
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
@@ -72,9 +72,12 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
             run_id=run_id, model_id=run_weights.model_id, num_skipped=todo.num_done, num_pending=len(todo.pending),
             pending_bytes=pc.sum(todo.pending["size"]).as_py() or 0, num_orphans=len(todo.orphans),
             meaningless=run_weights.meaningless, left_out=listing.left_out, num_misplaced=len(todo.misplaced),
-            damaged=damaged)
+            damaged=damaged, num_beyond=todo.num_beyond, prices=parse_price(config.price))
+        if config.run_name or not len(todo.pending):  # a night that is tried again is judged as a whole
+            summary.night = history.count_night(config.output, run_weights.model_id, config.run_name)
         if config.dry_run:
-            summary.expected_s = history.estimate_seconds(config.output, run_id, summary.pending_bytes)
+            summary.expected = history.expect_run(config.output, run_id, summary.pending_bytes, summary.prices)
+            summary.num_requests = plan.count_requests(todo.pending)
             return summary
         record = Record(config, summary, lease, classes, started_at, start_s)
         try:
@@ -146,4 +149,7 @@ def plan_run(config: Config, run_weights: Weights, classes: pa.Table, listing: f
         footers = read_footers(output, model_id, plan.find_unrecorded(outputs, finished))
         finished = pa.concat_tables([finished, footers.select(plan.FINISHED.names)])
         claim.check_kind(config, outputs.filter(pc.is_in(outputs["path"], finished["file"])), listing.shards)
-    return plan.make_plan(listing.shards, outputs, finished), footers
+    todo = plan.make_plan(listing.shards, outputs, finished)
+    if config.limit_shards is not None:
+        todo = plan.limit_plan(todo, listing.shards["path"], config.limit_shards)
+    return todo, footers

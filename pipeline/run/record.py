@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import platform
 import time
 from datetime import datetime
@@ -15,17 +16,21 @@ from importlib.metadata import version
 import pyarrow as pa
 
 from pipeline.config import Config
+from pipeline.errors import CaughtError
 from pipeline.report import render
 from pipeline.run.summary import Summary
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.lease import Lease
+from pipeline.store.retry import describe_error
 from pipeline.tables import history, ledger
 from pipeline.tables.claim import claim_output
 from pipeline.tables.clean import remove_old_reports
+from pipeline.tables.compact import compact_ledger
 from pipeline.tables.layout import report_uri
 from pipeline.tables.ledger_rows import RunRow, to_columns
 
+_LOGGER = logging.getLogger(__name__)
 PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")  # whose versions the row names
 
 
@@ -85,8 +90,18 @@ class Record:
                 row.status = "failed"
             with summary.remembering_errors():
                 ledger.write_run(self.config.output, row)
+            summary.row = row
             if self.lease and summary.unrecorded:
                 self.lease.release()
+            elif self.lease and not failed:
+                self._compact(self.lease)
+
+    def _compact(self, lease: Lease) -> None:
+        """Merge small files of the ledger. An error changes nothing of what was recorded; the next run tries again."""
+        with CaughtError() as caught:
+            compact_ledger(self.config.output, lease.check)
+        if caught.error is not None:
+            _LOGGER.warning("the files of the ledger are not merged: %s", describe_error(caught.error))
 
     def _write_report(self, row: RunRow) -> None:
         """Remove the staging pieces of this run, with the lease also those of dead runs; and write the report."""
@@ -114,4 +129,5 @@ class Record:
             num_orphans=summary.num_orphans + summary.num_misplaced - summary.num_replaced,
             num_images=counts.num_images, num_rejected=counts.rejected.total(), rejected=counts.list_rejected(),
             num_left_out=summary.left_out.total(), left_out=summary.left_out.rows(), labels=counts.list_labels(),
-            confidence=counts.confidence, images_per_s=summary.images_per_s, cpu_s=summary.cpu_s, gpu_s=summary.gpu_s)
+            confidence=counts.confidence, images_per_s=summary.images_per_s, cpu_s=summary.cpu_s, gpu_s=summary.gpu_s,
+            held_cpu_s=summary.held_cpu_s, held_gpu_s=summary.held_gpu_s, cost=summary.cost)

@@ -8,8 +8,8 @@ work.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -75,7 +75,7 @@ def mark_killed_runs(output: str, run_id: str, damaged: list[str]) -> None:
         ledger.write_run(output, replace(
             run, status="killed", num_committed=num_committed, num_failed=len(shards) - num_committed,
             num_images=num_images, num_rejected=num_rejected, rejected=None, labels=None, confidence=None, seconds=None,
-            images_per_s=None, cpu_s=None, gpu_s=None))
+            images_per_s=None, cpu_s=None, gpu_s=None, held_cpu_s=None, held_gpu_s=None, cost=None))
 
 
 def _count_committed(shards: list[ShardRow]) -> tuple[int, int, int]:
@@ -93,12 +93,44 @@ def read_run_before(output: str, run_id: str) -> RunRow | None:
     return None
 
 
-def estimate_seconds(output: str, run_id: str, pending_bytes: int) -> float | None:
-    """Seconds to label so many bytes of shards, at the speed of the run before; None if no run tells."""
+@dataclass(frozen=True)
+class Expected:
+    """What a run may have to do, and how long it may take. `cost`: at the prices of the dry run; None without prices.
+    """
+
+    num_images: int
+    seconds: float
+    cost: float | None
+
+
+def expect_run(output: str, run_id: str, pending_bytes: int, prices: Mapping[str, float]) -> Expected | None:
+    """What it takes to label so many bytes of shards, if all goes as in the run before; None if no run tells."""
     run = read_run_before(output, run_id)
     if run is None or not run.pending_bytes or run.seconds is None or run.status != "done":
         return None
-    return float(run.seconds * pending_bytes / run.pending_bytes)
+    times = pending_bytes / run.pending_bytes
+    held_s = {"cpu": run.held_cpu_s or 0, "gpu": run.held_gpu_s or 0}
+    cost = sum(price * held_s[name] for name, price in prices.items()) * times / 3600
+    return Expected(round((run.num_images or 0) * times), run.seconds * times,
+                    cost if prices and run.held_cpu_s is not None else None)
+
+
+def count_night(output: str, model_id: str, run_name: str | None) -> tuple[int, int]:
+    """Images, and rejected images, of the runs of this night so far: of all runs of this name by the model; without
+    a name, of the model's last run that labelled something."""
+    num_images = num_rejected = 0
+    for run in _list_newest_first(output, "~", [], run_name):
+        if run.model_id == model_id and run.num_images:
+            num_images += run.num_images
+            num_rejected += run.num_rejected or 0
+            if run_name is None:
+                break
+    return num_images, num_rejected
+
+
+def _name_of(run_id: str) -> str:
+    """The --run-name in a run's id; "" if there is none."""
+    return "-".join(run_id.split("-")[1:-1])
 
 
 def read_settings(output: str, model_id: str | None) -> dict[str, Any]:
@@ -116,11 +148,15 @@ def read_settings(output: str, model_id: str | None) -> dict[str, Any]:
     return {}
 
 
-def _list_newest_first(output: str, run_id: str, damaged: list[str]) -> Iterator[RunRow]:
-    """The runs before `run_id`, the newest first."""
+def _list_newest_first(output: str, run_id: str, damaged: list[str], name: str | None = None) -> Iterator[RunRow]:
+    """The runs before `run_id`, the newest first. `name`: only runs of this --run-name.
+
+    A file of a month sorts before the files of its single runs.
+    """
     for path in sorted(ledger.list_table(output, "runs"), reverse=True):
-        if path < run_id + SUFFIX:
-            yield from ledger.read_runs(output, path, damaged)
+        if path < run_id + SUFFIX and ("T" not in path or name in (None, _name_of(path))):
+            rows = sorted(ledger.read_runs(output, path, damaged), key=lambda run: run.run_id, reverse=True)
+            yield from (run for run in rows if run.run_id < run_id and name in (None, _name_of(run.run_id)))
 
 
 def _begin_time(run_id: str) -> datetime:

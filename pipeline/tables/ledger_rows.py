@@ -22,8 +22,8 @@ SHARDS = pa.schema([  # one row a shard and run
     ("source_size", pa.int64()),     # bytes
     ("source_etag", pa.string()),
     ("model_id", pa.string()),
-    ("status", pa.string()),         # committed or failed
-    ("failure", pa.string()),        # null, or why the shard failed
+    ("status", pa.string()),         # committed, failed or removed
+    ("failure", pa.string()),        # null, or why the shard failed or was removed
     ("num_images", pa.int64()),
     ("num_rejected", pa.int64()),
     ("rejected", REJECTED),          # by reason code
@@ -66,6 +66,9 @@ RUNS = pa.schema([  # one row a run
     ("images_per_s", pa.float64()),  # from the first attempt to the last
     ("cpu_s", pa.float64()),         # CPU seconds of decoders, and of labellers on CPUs
     ("gpu_s", pa.float64()),         # GPU seconds of labellers
+    ("held_cpu_s", pa.float64()),    # seconds for which the nodes were there, busy or not, times their CPUs
+    ("held_gpu_s", pa.float64()),    # the same times their GPUs
+    ("cost", pa.float64()),          # of these, at the prices of --price
 ])
 
 
@@ -132,6 +135,9 @@ class RunRow:
     images_per_s: float | None
     cpu_s: float | None
     gpu_s: float | None
+    held_cpu_s: float | None
+    held_gpu_s: float | None
+    cost: float | None
 
 
 def to_columns(row: ShardRow | RunRow) -> dict[str, Any]:

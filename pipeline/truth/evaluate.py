@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +30,7 @@ REFERENCE = (0.8014, 0.9498)  # top-1, top-5: timm's inception_v4.tf_in1k
 REFERENCE_SET = "timm on ImageNet-1k's 50,000 validation images, 299 px, crop 0.875, bicubic"
 # Of confidence, as in Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
 CALIBRATION_BINS = 15
+TABLES = ("by_class", "confusions", "calibration")  # of an `Evaluation`; a CSV each
 MIN_RIGHT_AFTER_FIX = 10  # images; a fault is named only if so many are right without it
 
 # A truth that is no class has the label_id null, and no label is right for it.
@@ -184,6 +186,11 @@ def _is_fault(num_images: int, top1: float, top1_after_fix: float) -> bool:
     return is_enough and top1_after_fix >= 2 * top1 and top1_after_fix >= top1 + 0.1
 
 
+def list_figures(evaluation: Evaluation) -> dict[str, Any]:
+    """The figures of an evaluation by name, without its tables."""
+    return {name: value for name, value in asdict(evaluation).items() if name not in TABLES}
+
+
 def save_evaluation(evaluation: Evaluation, folder: str) -> None:
     """Write `evaluation.json`, `by_class.csv`, `confusions.csv` and `calibration.csv` into a folder (any fsspec URI).
 
@@ -192,10 +199,9 @@ def save_evaluation(evaluation: Evaluation, folder: str) -> None:
     """
     check_uri("save", folder)
     folder = canonical_uri(folder)
-    tables = ("by_class", "confusions", "calibration")
-    figures = {name: value for name, value in asdict(evaluation).items() if name not in tables}
+    figures = list_figures(evaluation)
     with explaining_errors("--save", folder):
         storage.put_whole(storage.join(folder, "evaluation.json"), (json.dumps(figures, indent=2) + "\n").encode())
-        for name in tables:
+        for name in TABLES:
             storage.put_whole(storage.join(folder, f"{name}.csv"),
                               getattr(evaluation, name).to_pandas().to_csv(index=False).encode())

@@ -72,3 +72,16 @@ def test_a_table_whose_footer_is_damaged_says_nothing_of_itself_at_once(tmp_path
     begun = time.monotonic()
     files = ledger.list_labels(str(tmp_path), "m")
     assert len(files) == 1 and len(read_footers(str(tmp_path), "m", files)) == 0 and time.monotonic() - begun < 5
+
+
+def test_a_night_is_the_runs_of_one_name(tmp_path):
+    output = str(tmp_path)
+    for second, name, model, images, rejected in (
+            ("01", "-night-1", MODEL, 10, 1), ("02", "-night-1", "other", 70, 70), ("03", "-night-10", MODEL, 50, 50),
+            ("04", "-night-1", MODEL, 5, 4), ("05", "", MODEL, 6, 2), ("06", "-night-2", MODEL, 0, 0)):
+        run(output, f"20261122T0300{second}{name}-aaaaaa", "done", model_id=model, num_images=images,
+            num_rejected=rejected)
+    assert history.count_night(output, MODEL, "night-1") == (15, 5)
+    assert history.count_night(output, MODEL, "night-2") == history.count_night(output, MODEL, "absent") == (0, 0)
+    assert history.count_night(output, MODEL, None) == (6, 2)  # the last run that labelled something
+    assert history.count_night(str(tmp_path / "absent"), MODEL, None) == (0, 0)

@@ -4,8 +4,9 @@ import random
 
 import pyarrow as pa
 
+from pipeline.formats.loose import group_ordered_files
 from pipeline.store.listing import FILES
-from pipeline.tables.plan import FINISHED, find_unrecorded, make_plan
+from pipeline.tables.plan import FINISHED, count_requests, find_unrecorded, limit_plan, make_plan
 
 A, B = ("a.tar", 10, "1"), ("x/b.tar.gz", 20, "2")
 A_FILE, B_FILE = ("a.tar.parquet", 5, "p"), ("x/b.tar.gz.parquet", 6, "q")
@@ -63,3 +64,28 @@ def test_every_shard_is_done_or_pending_never_both():
                        for entry in known for file in [output[1:] for output in outputs
                                                        if output[0] == name + ".parquet"])]
         assert sorted(pending) == sorted(set(inputs) - set(done)) and num_done == len(done)
+
+
+def test_a_limit_chooses_the_same_shards_each_time():
+    """Whatever is done already, and in whatever order they are listed; a larger limit chooses these and others."""
+    inputs = [(f"{n}/{n}.tar", 1, "1") for n in range(50)]
+    whole = make_plan(table(FILES, inputs), table(FILES, []), table(FINISHED, []))
+    listed = table(FILES, inputs)["path"]
+    few, more = (limit_plan(whole, listed, limit) for limit in (7, 20))
+    assert (len(few.pending), few.num_done, few.num_beyond) == (7, 0, 43)
+    assert {*rows(few.pending)} < {*rows(more.pending)} and few.pending != whole.pending.slice(0, 7)
+    assert limit_plan(whole, table(FILES, inputs[::-1])["path"], 7).pending == few.pending
+    path = rows(few.pending)[3][0]
+    done = make_plan(table(FILES, inputs), table(FILES, [(f"{path}.parquet", 5, "p")]),
+                     table(FINISHED, [(f"{path}.parquet", 5, "p", 1, "1")]))
+    again = limit_plan(done, listed, 7)
+    assert rows(again.pending) == [row for row in rows(few.pending) if row[0] != path] and again.num_done == 1
+    assert limit_plan(whole, listed, 50) == limit_plan(whole, listed, 1000) == whole
+
+
+def test_requests_are_counted_by_blocks():
+    assert count_requests(table(FILES, [])) == (0, 0)
+    assert count_requests(table(FILES, [("a.tar", 1, "e"), ("b.tar", 2**23, "e"), ("c.tar", 2**23 + 1, "e")])) == (7, 6)
+    files = table(FILES, [(f"{n}.jpg", 1000, "e") for n in range(40)])
+    groups = group_ordered_files(files)
+    assert count_requests(groups) == (80, 2 * len(groups))

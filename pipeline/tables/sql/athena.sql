@@ -20,5 +20,5 @@ CREATE EXTERNAL TABLE runs (
     num_failed bigint, num_orphans bigint, num_images bigint, num_rejected bigint,
     rejected array<struct<error:string,num_images:bigint>>, num_left_out bigint, left_out array<struct<reason:string,suffix:string,num_files:bigint,example:string>>,
     labels array<struct<label_id:smallint,num_images:bigint>>, confidence array<bigint>, images_per_s double, cpu_s double,
-    gpu_s double)
+    gpu_s double, held_cpu_s double, held_gpu_s double, cost double)
 STORED AS PARQUET LOCATION 's3://BUCKET/TABLES/runs/';
