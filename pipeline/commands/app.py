@@ -21,6 +21,7 @@ from pipeline.commands.evaluate import evaluate
 from pipeline.commands.finetune import finetune
 from pipeline.commands.mistakes import describe_mistake
 from pipeline.commands.pack import pack
+from pipeline.commands.prune import prune
 from pipeline.commands.query import describe_queries, query
 from pipeline.commands.run import run
 from pipeline.commands.train import train
@@ -29,7 +30,7 @@ from pipeline.commands.verify import verify
 from pipeline.config import FieldError, check_values
 from pipeline.errors import JobError, UserError, report_error
 
-VERBS: tuple[Callable[..., int], ...] = (run, verify, query, pack, evaluate, finetune, train, bench)
+VERBS: tuple[Callable[..., int], ...] = (run, verify, query, pack, prune, evaluate, finetune, train, bench)
 HELP = """Label images with Inception-v4: shards of images in, Parquet tables of top-5 labels and embeddings out.
 
 label-images VERB --help explains the flags of a verb."""

@@ -25,7 +25,7 @@ def only_model(output_uri: str) -> str:
     """
     with explaining_errors("--output", output_uri):
         try:
-            models = _list_models(output_uri)
+            models = list_models(output_uri)
         except FileNotFoundError as error:
             failure = None
             with suppress(Exception):  # there is no output at all, or it cannot be read
@@ -39,10 +39,13 @@ def only_model(output_uri: str) -> str:
     return models[0]
 
 
-def _list_models(output: str) -> list[str]:
-    """The models that have a folder.
+def list_models(output: str) -> list[str]:
+    """The model_ids of an output: the models that have a folder.
 
     Of several, those that have a table there, since a killed run may leave an empty folder.
+
+    Raises:
+        FileNotFoundError: the output has no labels.
     """
     folders = list_folders(storage.join(output, "labels"))
     models = [name.removeprefix("model=") for name in folders if name.startswith("model=")]

@@ -1,0 +1,117 @@
+"""`label-images prune`: remove the tables of shards that are gone, and of models of former days."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from pipeline.commands.flags import Output
+from pipeline.commands.json_summary import SummaryPlace, writing_summary
+from pipeline.config import Format, check_uri
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.run.prune import Removal
+
+MAX_NAMED = 20  # tables that are printed
+
+
+def prune(
+    *,
+    output: Output,
+    input: Annotated[str | None, Parameter(help="Remove the tables of shards that this input no longer has.")] = None,
+    shards: str | None = None,
+    whole_model: bool = False,
+    model: str | None = None,
+    format: Format | None = None,
+    yes: bool = False,
+    summary: SummaryPlace = None,
+) -> int:
+    """Remove tables that should be no more. Without --yes it only says which.
+
+    ```
+    label-images prune --output tables/ --input shards/                    # of shards that have left the input
+    label-images prune --output tables/ --shards gone.txt                  # of the shards named in a file, one a line
+    label-images prune --output tables/ --whole-model --model inception_v4-61350f2a
+    ```
+
+    The table shards keeps a row for each removed table, with the status removed. A shard that is removed by name and
+    still is in the input is labelled again by the next run. Reports keep the small pictures that they show.
+
+    Exit status: 0 removed, or nothing to remove, 2 wrong usage, 4 a run writes to the output.
+
+    Args:
+        shards: File with the names of shards, one a line, as in the column shard.
+        whole_model: Remove all tables and the class names of --model.
+        model: Only tables of this model_id (default: of all models).
+        format: What the input is made of (default: as the newest run over --output had it).
+        yes: Remove the tables.
+    """
+    from pipeline.run import prune as pruning
+    from pipeline.store.uris import canonical_uri
+    from pipeline.tables.history import read_settings
+
+    with writing_summary(summary) as write:
+        if sum((input is not None, shards is not None, whole_model)) != 1:
+            raise UserError("give one of --input, --shards and --whole-model: it says which tables are removed.")
+        if whole_model and model is None:
+            raise UserError("--whole-model needs --model: name the model whose tables are removed.")
+        check_uri("output", output)
+        output = canonical_uri(output)
+        gone = pruning.Gone(
+            input=input,
+            format=format or read_settings(output, model).get("format", "auto"),
+            shards=tuple(read_names(shards)) if shards is not None else (),
+            whole_model=whole_model,
+            model=model,
+        )
+        removals = pruning.prune(output, gone, dry_run=not yes)
+        write(
+            {
+                "removed": yes,
+                "models": {
+                    removal.model_id: {"num_tables": len(removal.tables), "num_rows": removal.num_rows}
+                    for removal in removals
+                },
+                "exit_code": 0,
+            }
+        )
+        print_removals(removals, yes)
+    return 0
+
+
+def read_names(place: str) -> list[str]:
+    """The lines of a file of names that are not empty.
+
+    Raises:
+        UserError: the file cannot be read, or names nothing.
+    """
+    from pipeline.store import storage
+    from pipeline.store.explain import explaining_errors
+
+    check_uri("shards", place)
+    with explaining_errors("--shards", place):
+        names = [line for line in storage.read_bytes(place).decode().splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"--shards {place} names no shard.")
+    return names
+
+
+def print_removals(removals: list[Removal], yes: bool) -> None:
+    """Print which tables were removed, or would be."""
+    for removal in removals:
+        num_bytes = sum(removal.tables["size"].to_pylist())
+        print(
+            f"{'removed' if yes else 'would remove'} {len(removal.tables):,} tables of {removal.model_id} "
+            f"({removal.num_rows:,} rows, {num_bytes / 1e6:,.1f} MB): {removal.reason}"
+        )
+        paths = removal.tables["path"].to_pylist()
+        for path in paths[:MAX_NAMED]:
+            print(f"  {path}")
+        if len(paths) > MAX_NAMED:
+            print(f"  {len(paths) - MAX_NAMED:,} more")
+    if not removals:
+        print("nothing to remove")
+    elif not yes:
+        print("nothing was removed: --yes removes these tables")
