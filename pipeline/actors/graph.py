@@ -30,7 +30,7 @@ from pipeline.stages.commit import Committer
 from pipeline.stages.label import LabelsImages, LabelStage
 from pipeline.stages.read import Reader
 from pipeline.stages.sink import Sink
-from pipeline.store import s3_places
+from pipeline.store.s3 import places as s3_places
 from pipeline.store.storage import child
 
 MOST_TASKS = 10_000  # of readers: the driver of Ray keeps some 10 KB for each

@@ -121,9 +121,9 @@ def measure_chain(size: int, number: int) -> dict[str, float]:
     from pipeline.actors import graph
     from pipeline.actors.nodes import Node
     from pipeline.actors.pools import choose_pools
+    from pipeline.actors.reports import iterate_reports
     from pipeline.config import Config
     from pipeline.run.progress import Progress
-    from pipeline.run.reports import iterate_reports
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, num_cpus=8)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     pools = choose_pools(Config(input="in", output="out"), [Node("here", "", 16.0, 1)], "cuda")

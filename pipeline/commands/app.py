@@ -19,13 +19,13 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter
 from pipeline.commands.bench import bench
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.finetune import finetune
-from pipeline.commands.mistakes import describe_mistake
 from pipeline.commands.pack import pack
+from pipeline.commands.parsing.mistakes import describe_mistake
+from pipeline.commands.parsing.values import FILE_VARIABLE, field_name, list_flags, set_from_file, set_from_variables
 from pipeline.commands.prune import prune
 from pipeline.commands.query import describe_queries, query
 from pipeline.commands.run import run
 from pipeline.commands.train import train
-from pipeline.commands.values import FILE_VARIABLE, field_name, list_flags, set_from_file, set_from_variables
 from pipeline.commands.verify import verify
 from pipeline.config import FieldError, check_values
 from pipeline.errors import JobError, UserError, report_error

@@ -12,7 +12,7 @@ from pipeline.config import Format, check_uri
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.run.prune import Removal
+    from pipeline.upkeep.prune import Removal
 
 MAX_NAMED = 20  # tables that are printed
 
@@ -48,9 +48,9 @@ def prune(
         format: What the input is made of (default: as the newest run over --output had it).
         yes: Remove the tables.
     """
-    from pipeline.run import prune as pruning
     from pipeline.store.uris import canonical_uri
     from pipeline.tables.history import read_settings
+    from pipeline.upkeep import prune as pruning
 
     with writing_summary(summary) as write:
         if sum((input is not None, shards is not None, whole_model)) != 1:

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.actors.reports import iterate_reports
 from pipeline.config import Config
 from pipeline.errors import JobError, UserError
 from pipeline.run.progress import Progress
-from pipeline.run.reports import iterate_reports
 from pipeline.run.summary import Summary
 from pipeline.run.tally import Tally
 from pipeline.stages.reports import read_reports

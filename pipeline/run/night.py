@@ -29,8 +29,9 @@ from pipeline.stop import Stop
 from pipeline.store import storage
 from pipeline.store.explain import check_atomic_put, explaining_errors
 from pipeline.store.lease import Lease, hold_lease
-from pipeline.tables import claim, clean, history, ledger, plan
+from pipeline.tables import claim, history, ledger, plan
 from pipeline.tables.label_files import read_footers
+from pipeline.upkeep import clean
 
 
 class Inventory(NamedTuple):

@@ -25,10 +25,10 @@ from pipeline.store.lease import Lease
 from pipeline.store.retry import describe_error
 from pipeline.tables import history, ledger
 from pipeline.tables.claim import claim_output
-from pipeline.tables.clean import remove_old_reports
-from pipeline.tables.compact import compact_ledger
 from pipeline.tables.layout import report_uri
 from pipeline.tables.ledger_rows import RunRow, to_columns
+from pipeline.upkeep.clean import remove_old_reports
+from pipeline.upkeep.compact import compact_ledger
 
 _LOGGER = logging.getLogger(__name__)
 PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")  # whose versions the row names

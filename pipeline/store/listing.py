@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.store.local_files import Entry, iterate_local
 from pipeline.store.retry import with_retries
-from pipeline.store.s3_pages import iterate_pages
+from pipeline.store.s3.pages import iterate_pages
 from pipeline.store.storage import is_s3, is_web, locate, size_of, version_of
 from pipeline.store.uris import is_same_store, printable
 

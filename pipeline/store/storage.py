@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UserError
 from pipeline.store.retry import with_retries
-from pipeline.store.s3_places import find_options
+from pipeline.store.s3.places import find_options
 from pipeline.store.uris import canonical_uri
 
 # No listing is cached, because other runs write to the store too. `retry` repeats calls, so botocore must not.

@@ -10,7 +10,7 @@ from tests.support.jobs import ROOT
 BROKEN_OFF = """
 import threading, time
 import ray, ray.data
-from pipeline.run.reports import iterate_reports
+from pipeline.actors.reports import iterate_reports
 
 def wait(table):
     if table["id"][0].as_py() >= {first}:

@@ -5,7 +5,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.store import storage
 from pipeline.store.listing import list_files
-from pipeline.store.s3_places import VARIABLE, find_options, parse_places
+from pipeline.store.s3.places import VARIABLE, find_options, parse_places
 from tests.support.s3 import forget_s3
 
 

@@ -3,7 +3,7 @@
 import random
 import socket
 
-from pipeline.store import s3_pages
+from pipeline.store.s3 import pages
 
 KEY, SECRET = "testkey", "testsecret"
 
@@ -30,4 +30,4 @@ def forget_s3() -> None:
     """Let this process connect anew, as its environment says now."""
     import s3fs
     s3fs.S3FileSystem.clear_instance_cache()
-    s3_pages.connect.cache_clear()
+    pages.connect.cache_clear()

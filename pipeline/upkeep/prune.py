@@ -23,13 +23,13 @@ from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.lease import hold_lease
 from pipeline.tables import claim, ledger
-from pipeline.tables.clean import REMOVALS_AT_ONCE
 from pipeline.tables.label_files import read_footers
 from pipeline.tables.layout import classes_uri, labels_folder
 from pipeline.tables.ledger_rows import ShardRow
 from pipeline.tables.models import list_models
 from pipeline.tables.plan import FINISHED, make_plan
 from pipeline.tables.table_paths import shard_of, table_paths
+from pipeline.upkeep.clean import REMOVALS_AT_ONCE
 
 ROWS_A_FILE = 10_000  # of the ledger
 

@@ -14,13 +14,13 @@ from pipeline.commands.app import main
 from pipeline.errors import UserError
 from pipeline.model.classes import load_classes
 from pipeline.model.spec import EMBEDDING_SIZE
-from pipeline.run import prune as pruning
-from pipeline.run.prune import Gone, prune
 from pipeline.stages.sink import Sink
 from pipeline.store.lease import Busy, hold_lease
 from pipeline.tables.label_files import ShardVersion
 from pipeline.tables.labels import SAMPLES, Answers, make_rows
 from pipeline.tables.layout import classes_uri
+from pipeline.upkeep import prune as pruning
+from pipeline.upkeep.prune import Gone, prune
 from tests.support.jobs import SEED, job
 from tests.support.tars import make_tar
 

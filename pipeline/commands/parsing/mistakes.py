@@ -20,7 +20,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from pipeline.commands.values import PREFIX, field_name
+from pipeline.commands.parsing.values import PREFIX, field_name
 from pipeline.config import describe_fault
 
 MIN_LIKENESS = 0.6  # of two flags, one of which is the other misspelt

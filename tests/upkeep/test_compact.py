@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.ask.query import connect
-from pipeline.tables import compact, history, ledger
-from pipeline.tables.compact import MOST_LOOSE, compact_ledger
+from pipeline.tables import history, ledger
 from pipeline.tables.ledger_rows import RUNS, SHARDS
+from pipeline.upkeep import compact
+from pipeline.upkeep.compact import MOST_LOOSE, compact_ledger
 from tests.support.label_tables import MODEL, tables
 
 
