@@ -74,10 +74,9 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
             pending_bytes=pc.sum(todo.pending["size"]).as_py() or 0, num_orphans=len(todo.orphans),
             meaningless=run_weights.meaningless, left_out=listing.left_out, num_misplaced=len(todo.misplaced),
             damaged=damaged, num_beyond=todo.num_beyond, prices=parse_price(config.price))
-        if config.run_name or not len(todo.pending):  # a night that is tried again is judged as a whole
-            summary.night = history.count_night(config.output, run_weights.model_id, config.run_name)
         if config.dry_run:
-            summary.expected = history.expect_run(config.output, run_id, summary.pending_bytes, summary.prices)
+            with explaining_errors("--output", config.output):
+                summary.expected = history.expect_run(config.output, run_id, summary.pending_bytes, summary.prices)
             summary.num_requests = plan.count_requests(todo.pending)
             return summary
         record = Record(config, summary, lease, classes, started_at, start_s)
@@ -87,6 +86,9 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
             record.end(failed=True)
             raise
         record.end(failed=False)
+        if (config.run_name or not summary.num_pending) and not summary.unrecorded:
+            with summary.remembering_errors():  # a night that is tried again is judged as a whole
+                summary.night = history.count_night(config.output, run_id, summary.model_id, config.run_name)
     return _note_kept_lease(summary, lease)
 
 

@@ -115,11 +115,11 @@ def expect_run(output: str, run_id: str, pending_bytes: int, prices: Mapping[str
                     cost if prices and run.held_cpu_s is not None else None)
 
 
-def count_night(output: str, model_id: str, run_name: str | None) -> tuple[int, int]:
-    """Images, and rejected images, of the runs of this night so far: of all runs of this name by the model; without
-    a name, of the model's last run that labelled something."""
+def count_night(output: str, run_id: str, model_id: str, run_name: str | None) -> tuple[int, int]:
+    """Images, and rejected images, of the runs of this night before `run_id`: of all runs of this name by the model;
+    without a name, of the model's last run that labelled something."""
     num_images = num_rejected = 0
-    for run in _list_newest_first(output, "~", [], run_name):
+    for run in _list_newest_first(output, run_id, [], run_name):
         if run.model_id == model_id and run.num_images:
             num_images += run.num_images
             num_rejected += run.num_rejected or 0

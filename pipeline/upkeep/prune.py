@@ -53,11 +53,9 @@ class Removal:
 class Gone:
     """What is to be removed from an output: one of the three.
 
-    `input`: the tables of shards that this input no longer has. `shards`: the tables of these shards, whose names are
-    paths relative to the input. `whole_model`: all of the model.
-
-    Args:
-        model: only tables of this model_id; None: of all models.
+    `input`: the tables of shards that this input no longer has; `format` is what it is made of. `shards`: the tables of
+    these shards, whose names are paths relative to the input. `whole_model`: all of the model. `model`: only tables of
+    this model_id; None: of all models.
     """
 
     input: str | None = None

@@ -81,7 +81,9 @@ def test_a_night_is_the_runs_of_one_name(tmp_path):
             ("04", "-night-1", MODEL, 5, 4), ("05", "", MODEL, 6, 2), ("06", "-night-2", MODEL, 0, 0)):
         run(output, f"20261122T0300{second}{name}-aaaaaa", "done", model_id=model, num_images=images,
             num_rejected=rejected)
-    assert history.count_night(output, MODEL, "night-1") == (15, 5)
-    assert history.count_night(output, MODEL, "night-2") == history.count_night(output, MODEL, "absent") == (0, 0)
-    assert history.count_night(output, MODEL, None) == (6, 2)  # the last run that labelled something
-    assert history.count_night(str(tmp_path / "absent"), MODEL, None) == (0, 0)
+    assert history.count_night(output, "~", MODEL, "night-1") == (15, 5)
+    assert [history.count_night(output, "~", MODEL, name) for name in ("night-2", "absent")] == [(0, 0), (0, 0)]
+    before = "20261122T030003-night-1-bbbbbb"
+    assert history.count_night(output, before, MODEL, "night-1") == (10, 1)
+    assert history.count_night(output, "~", MODEL, None) == (6, 2)  # the last run that labelled something
+    assert history.count_night(str(tmp_path / "absent"), "~", MODEL, None) == (0, 0)

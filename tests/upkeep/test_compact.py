@@ -54,14 +54,14 @@ def test_a_file_a_month_with_the_same_rows(tmp_path):
     output = str(tmp_path)
     ids = [*fill(output, 20, month="202610"), *fill(output, 30)]
     before, finished = rows(output), ledger.read_finished(output, MODEL, [])
-    nights = [history.count_night(output, MODEL, name) for name in ("night-3", "night-14", None)]
+    nights = [history.count_night(output, "~", MODEL, name) for name in ("night-3", "night-14", None)]
     compact_ledger(output, lambda: None)
     assert files(output) == ["runs/202610.parquet", "runs/202611.parquet", "shards/202610.parquet",
                              "shards/202611.parquet"]
     assert rows(output) == before
     assert Counter(map(str, ledger.read_finished(output, MODEL, []).to_pylist())) == Counter(
         map(str, finished.to_pylist()))
-    assert [history.count_night(output, MODEL, name) for name in ("night-3", "night-14", None)] == nights
+    assert [history.count_night(output, "~", MODEL, name) for name in ("night-3", "night-14", None)] == nights
     assert history.read_settings(output, MODEL) == {}
     assert history.read_settings(output, "another") == {}
     more = fill(output, 40, month="202612")
