@@ -164,6 +164,11 @@ def parse_price(price: str | None) -> dict[str, float]:
     return prices
 
 
+def find_cost(prices: Mapping[str, float], cpu_s: float, gpu_s: float) -> float | None:
+    """What so many seconds of CPUs and GPUs cost at prices of an hour; None without prices."""
+    return (prices.get("cpu", 0) * cpu_s + prices.get("gpu", 0) * gpu_s) / 3600 if prices else None
+
+
 def flag(name: str) -> str:
     """The long flag of a field: `max_rejected` -> `--max-rejected`."""
     return "--" + name.replace("_", "-")

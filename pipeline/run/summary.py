@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.config import find_cost
 from pipeline.errors import CaughtError
 from pipeline.formats.left_out import LeftOut
 from pipeline.report.findings import Findings
@@ -110,10 +111,7 @@ class Summary:
     @property
     def cost(self) -> float | None:
         """What the held CPUs and GPUs cost, in the currency of `prices`; None without prices."""
-        if not self.prices:
-            return None
-        held_s = {"cpu": self.held_cpu_s, "gpu": self.held_gpu_s}
-        return sum(price * held_s[name] / 3600 for name, price in self.prices.items())
+        return find_cost(self.prices, self.held_cpu_s, self.held_gpu_s)
 
     @contextmanager
     def trying_once(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import check_uri
+from pipeline.config import check_uri, find_cost
 from pipeline.store.explain import explaining_errors
 from pipeline.tables import ledger
 from pipeline.tables.ledger_rows import RunRow, ShardRow
@@ -109,10 +109,10 @@ def expect_run(output: str, run_id: str, pending_bytes: int, prices: Mapping[str
     if run is None or not run.pending_bytes or run.seconds is None or run.status != "done":
         return None
     times = pending_bytes / run.pending_bytes
-    held_s = {"cpu": run.held_cpu_s or 0, "gpu": run.held_gpu_s or 0}
-    cost = sum(price * held_s[name] for name, price in prices.items()) * times / 3600
-    return Expected(round((run.num_images or 0) * times), run.seconds * times,
-                    cost if prices and run.held_cpu_s is not None else None)
+    cost = None
+    if run.held_cpu_s is not None and run.held_gpu_s is not None:  # older runs do not say
+        cost = find_cost(prices, run.held_cpu_s * times, run.held_gpu_s * times)
+    return Expected(round((run.num_images or 0) * times), run.seconds * times, cost)
 
 
 def count_night(output: str, run_id: str, model_id: str, run_name: str | None) -> tuple[int, int]:

@@ -87,3 +87,14 @@ def test_a_night_is_the_runs_of_one_name(tmp_path):
     assert history.count_night(output, before, MODEL, "night-1") == (10, 1)
     assert history.count_night(output, "~", MODEL, None) == (6, 2)  # the last run that labelled something
     assert history.count_night(str(tmp_path / "absent"), "~", MODEL, None) == (0, 0)
+
+
+def test_what_is_expected_follows_the_run_before(tmp_path):
+    counts = Counts(100)
+    counts.labels[7] = 100
+    run(str(tmp_path), "20261122T030000-aaaaaa", "done", **counts.to_columns() | {
+        "pending_bytes": 1000, "seconds": 60.0, "held_cpu_s": 3600.0, "held_gpu_s": 1800.0})
+    found = history.expect_run(str(tmp_path), "~", 3000, {"cpu": 0.5, "gpu": 2.0})
+    assert found == history.Expected(300, 180.0, pytest.approx(3 * (0.5 + 1.0)))
+    assert history.expect_run(str(tmp_path), "~", 3000, {}) == history.Expected(300, 180.0, None)
+    assert history.expect_run(str(tmp_path / "absent"), "~", 3000, {}) is None
