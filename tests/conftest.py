@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.store import retry
+from tests.support.clouds import Server, serve_abfs, serve_gs
 from tests.support.faults import FaultProxy
 from tests.support.jobs import SEED, job
 from tests.support.once import make_once
@@ -116,6 +118,20 @@ def _answers(fs) -> bool:
     except (OSError, BotoCoreError, ClientError):  # the server is still starting
         return False
     return is_back
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for `gs://photos`."""
+    with serve_gs(tmp_path_factory.mktemp("gs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def abfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for `abfs://photos`."""
+    with serve_abfs(tmp_path_factory.mktemp("abfs")) as server:
+        yield server
 
 
 @pytest.fixture

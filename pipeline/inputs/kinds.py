@@ -17,8 +17,8 @@ from pipeline.formats.loose import read_files
 from pipeline.formats.parquet import check_columns, read_keys, read_rows
 from pipeline.formats.samples import KeyTruth, Sample
 from pipeline.formats.tar import SHARD_NAME, read_key_truths, read_samples
-from pipeline.store.storage import File
 from pipeline.store.stream import open_random, open_stream
+from pipeline.store.versions import File
 
 if TYPE_CHECKING:
     from pipeline.inputs.read import Inputs

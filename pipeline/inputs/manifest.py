@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.formats.loose import group_ordered_files
 from pipeline.inputs.csv_text import parse_csv
 from pipeline.store import storage
+from pipeline.store.versions import File
 from pipeline.store.listing import FILES
 from pipeline.store.local_files import MISSING, REFUSED
 from pipeline.store.read_parquet import read_table
@@ -45,7 +46,7 @@ def read_manifest(uri: str) -> pa.Table:
     known_schemes = {""}
     uris = [_absolute_uri(uri, line, text, known_schemes) for line, text in zip(lines, columns["uri"], strict=True)]
     if "size" in columns and "etag" in columns:
-        files = [storage.File(image, *(_parse_version(uri, line, size, etag) if image else (0, MISSING)))
+        files = [File(image, *(_parse_version(uri, line, size, etag) if image else (0, MISSING)))
                  for line, image, size, etag in zip(lines, uris, columns["size"], columns["etag"], strict=True)]
     else:
         files = _ask_store(uri, lines, uris)
@@ -108,21 +109,21 @@ def _parse_version(manifest: str, line: int, size: str, etag: str) -> tuple[int,
     return num_bytes, etag
 
 
-def _ask_store(manifest: str, lines: list[int], uris: list[str]) -> list[storage.File]:
+def _ask_store(manifest: str, lines: list[int], uris: list[str]) -> list[File]:
     """The files with the sizes and etags that the store has now."""
     refusals: list[PermissionError] = []
 
-    def ask(line_and_uri: tuple[int, str]) -> storage.File:
+    def ask(line_and_uri: tuple[int, str]) -> File:
         line, uri = line_and_uri
         try:
             file = storage.stat(uri) if uri else None
-            return storage.File(uri, 0, MISSING) if file is None else storage.File(uri, file.size, file.etag)
+            return File(uri, 0, MISSING) if file is None else File(uri, file.size, file.etag)
         except PermissionError as error:
             refusals.append(error)
-            return storage.File(uri, 0, REFUSED)
+            return File(uri, 0, REFUSED)
         except Exception as error:  # each store has its own exceptions
             if storage.is_no_file(error):
-                return storage.File(uri, 0, MISSING)
+                return File(uri, 0, MISSING)
             reason = describe_error(error, 300)
             raise UserError(f"--input {manifest}: line {line}, column uri: {uri}: {reason}.") from error
 

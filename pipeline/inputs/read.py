@@ -16,7 +16,7 @@ from pipeline.formats.left_out import LeftOut
 from pipeline.formats.samples import KeyTruth, Sample, ShardUnreadable
 from pipeline.inputs.kinds import KINDS, ShardKind, kind_of_shard
 from pipeline.model.spelling import folder_name, read_folder
-from pipeline.store.storage import File
+from pipeline.store.versions import File
 
 
 @dataclass(frozen=True)

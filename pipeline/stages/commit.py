@@ -18,6 +18,7 @@ from pipeline.stages.failures import describe_failure, report_failures
 from pipeline.stages.reports import REPORT, Report, SegmentReport
 from pipeline.stages.sink import Sink
 from pipeline.store import storage
+from pipeline.store.versions import File
 from pipeline.store.retry import is_retryable
 from pipeline.tables.counts import Counts
 from pipeline.tables.label_files import ShardVersion
@@ -76,7 +77,7 @@ class Committer:
     def commit(self, piece: Piece) -> SegmentReport:
         """Give a piece to the sink, and describe what became of the piece."""
         segment, failure, retryable = piece.segment, None, False
-        file: storage.File | None = None
+        file: File | None = None
         source = ShardVersion(segment["shard"], segment["uri"], segment["size"], segment["etag"])
         with CaughtError() as caught:  # the run goes on without a shard that the store does not take
             file = self.sink.write(source, piece.rows, segment["first"], segment["end"])
@@ -128,7 +129,7 @@ def _describe_failed(piece: Piece) -> SegmentReport:
 
 
 def _describe(piece: Piece, failure: str | None, retryable: bool, counts: Counts, examples: list[dict[str, Any]],
-              file: storage.File | None) -> SegmentReport:
+              file: File | None) -> SegmentReport:
     """The report of a piece. `file`: the committed file, if the piece completed the shard."""
     segment = piece.segment
     return SegmentReport(

@@ -21,7 +21,8 @@ from pipeline.store.retry import Replaced, describe_error
 
 FRAMES = 4  # of a traceback, the last ones
 _EXPECTED = (OSError, ShardUnreadable, Replaced, MemoryError)  # their messages say enough
-_STORE_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec")
+_STORE_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec", "gcsfs", "google", "azure",
+                   "huggingface_hub", "httpx2")
 
 
 def describe_failure(error: Exception) -> str:

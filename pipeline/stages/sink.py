@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.store import storage
+from pipeline.store.versions import File
 from pipeline.store.listing import list_files
 from pipeline.store.read_parquet import read_table
 from pipeline.tables.label_files import ShardVersion, encode_file, make_footer
@@ -39,7 +40,7 @@ class Sink:
     model_id: str
     embeddings: str = "float32"
 
-    def write(self, source: ShardVersion, piece: pa.Table, first: int, end: bool) -> storage.File | None:
+    def write(self, source: ShardVersion, piece: pa.Table, first: int, end: bool) -> File | None:
         """Take the rows `first`, `first` + 1, … of a shard. `end`: the piece has the last rows of the shard.
 
         Returns:
@@ -66,7 +67,7 @@ class Sink:
         storage.remove(folder)
         return committed
 
-    def _commit(self, uri: str, source: ShardVersion, pieces: Iterable[pa.Table]) -> storage.File:
+    def _commit(self, uri: str, source: ShardVersion, pieces: Iterable[pa.Table]) -> File:
         storage.put_whole(uri, encode_file(pieces, self.embeddings, make_footer(source, self.model_id, self.run_id)))
         return storage.stat(uri)
 

@@ -14,9 +14,11 @@ from pipeline.errors import JobError, UserError
 from pipeline.store.retry import describe_error, is_transient
 
 # Stores whose put is atomic: a reader sees the old object, no object, or the whole new object.
-ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
+ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _PATTERN = re.compile(r"[*?\[{]")
-_NO_ANSWER = ("NoCredentialsError", "PartialCredentialsError", "gaierror")  # of botocore and socket
+# No credentials, or no such machine: of botocore, Azure's client, Google's and socket.
+_NO_ANSWER = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError", "DefaultCredentialsError",
+              "RefreshError", "gaierror")
 
 
 def check_atomic_put(named: str, uri: str) -> None:
@@ -56,7 +58,7 @@ def explain_error(named: str, uri: str, error: Exception) -> UserError:
         words = describe_error(error, 200) if "://" in uri else ""
         reason = f"may not be read or written with the credentials at hand{words and f' ({words})'}"
     elif isinstance(error, ImportError):
-        reason = f"needs a package that is not installed ({describe_error(error)})"
+        reason = f"needs a package that is not installed: {describe_error(error)}"
     elif is_transient(error) or type(error).__name__ in _NO_ANSWER:
         reason = f"cannot be reached ({describe_error(error, 300)})"
     else:

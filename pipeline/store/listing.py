@@ -18,9 +18,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.store.local_files import Entry, iterate_local
 from pipeline.store.retry import with_retries
+from pipeline.store.s3.connect import is_s3
 from pipeline.store.s3.pages import iterate_pages
-from pipeline.store.storage import is_s3, is_web, locate, size_of, version_of
+from pipeline.store.storage import is_web, locate
 from pipeline.store.uris import is_same_store, printable
+from pipeline.store.versions import size_of, version_of
 
 FILES = pa.schema([
     ("path", pa.string()),  # relative to the listed URI
@@ -71,7 +73,9 @@ def _list(uri: str, without: str | None, with_odd: bool) -> pa.Table:
         pages = iter(())
     else:
         infos = with_retries(lambda: fs.find(root, detail=True))
-        pages = _split_pages(_entry(path, info) for path, info in infos.items())
+        # Some stores list the root itself, and the marks of folders (`name/`).
+        pages = _split_pages(_entry(path, info) for path, info in infos.items()
+                             if path.startswith(root.rstrip("/") + "/") and not path.endswith("/"))
     below = root.rstrip("/") + "/"
     chunks = []
     for page in pages:

@@ -10,8 +10,8 @@ import os
 import stat
 from collections.abc import Iterator
 
-from pipeline.store.storage import version_of
 from pipeline.store.uris import printable
+from pipeline.store.versions import version_of
 
 # The marks of what cannot be read. LOOP is a link to a folder that the link is in.
 MISSING, REFUSED, LOOP = "missing", "refused", "loop"

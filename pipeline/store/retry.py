@@ -16,6 +16,8 @@ from typing import TypeVar
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_exponential
 from tenacity.wait import wait_random_exponential
 
+from pipeline.store.statuses import as_os_error
+
 TRIES = 8
 # Seconds. Each wait is twice as long as the one before, and half of it is random: about 24 s in all.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 16.0
@@ -26,10 +28,11 @@ Result = TypeVar("Result")
 # codes are EIO.
 _TRANSIENT = {errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EIO,
               errno.EPIPE, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT}
-# No answer, or half an answer. The names are of Python, botocore and aiohttp; for a local store the last two are not
-# imported. An OSError without a number is not transient: libraries raise one for a damaged file.
+# No answer, or half an answer. The names are of Python, botocore, aiohttp, requests, httpx and Azure's client; a store
+# imports only its own. An OSError without a number is not transient: libraries raise one for a damaged file.
 _TRANSIENT_KINDS = {"ConnectionError", "TimeoutError", "HTTPClientError", "IncompleteReadError", "ResponseParserError",
-                    "ClientConnectionError", "ClientPayloadError"}
+                    "ClientConnectionError", "ClientPayloadError", "Timeout", "ChunkedEncodingError", "TransportError",
+                    "ServiceRequestError", "ServiceResponseError"}
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _SENTENCES = {"TimeoutError": "no answer in time", "MemoryError": "out of memory", "EOFError": "it ends too early",
               "FSTimeoutError": "no answer in time", "CancelledError": "cancelled"}
@@ -56,14 +59,25 @@ def with_retries(call: Callable[[], Result]) -> Result:
     """What `call` returns. A call with a transient error is repeated, `TRIES` calls in all.
 
     Raises:
-        Exception: the last error of the call; the first one if it is not transient.
+        OSError: the last error of the call; the first one if it is not transient. An error with an HTTP status becomes
+            an OSError.
+        Exception: another error of the call, as it is.
     """
     half_s, longest_s = FIRST_WAIT_S / 2, LONGEST_WAIT_S / 2
     retrying = Retrying(
         stop=stop_after_attempt(TRIES), retry=retry_if_exception(is_transient), reraise=True, enabled=not _switched_off,
         wait=wait_exponential(half_s, longest_s) + wait_random_exponential(half_s, longest_s),
         before_sleep=before_sleep_log(_LOGGER, logging.INFO))
-    return retrying(call)
+    return retrying(_call, call)
+
+
+def _call(call: Callable[[], Result]) -> Result:
+    try:
+        return call()
+    except Exception as error:
+        if (plain := as_os_error(error)) is not None:
+            raise plain from error
+        raise
 
 
 @contextmanager

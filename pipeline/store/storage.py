@@ -1,6 +1,6 @@
 """The store: open, read, put whole, remove. `listing` lists; the rest of the package reads ahead and explains.
 
-In: URIs of any fsspec scheme; `s3://` reads the standard AWS variables, and LABEL_S3 for single buckets.
+In: URIs of any fsspec scheme (`s3/`, `clouds/`; other schemes as fsspec has them).
 Out: bytes, and `File`s with size and etag. Calls with a transient error are repeated (`retry`).
 Not here: what the files mean, and how a whole shard is read again.
 """
@@ -16,31 +16,24 @@ import stat as modes
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import UserError
 from pipeline.store.retry import with_retries
-from pipeline.store.s3.places import find_options
+from pipeline.store.s3.connect import is_s3, s3_filesystem
 from pipeline.store.uris import canonical_uri
+from pipeline.store.versions import File, size_of, version_of
 
-# No listing is cached, because other runs write to the store too. `retry` repeats calls, so botocore must not.
-S3_OPTIONS = {"use_listings_cache": False, "config_kwargs": {
-    "connect_timeout": 10, "read_timeout": 20, "retries": {"mode": "standard", "total_max_attempts": 1}}}
 _ODD_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")  # a byte that is not UTF-8, as `uris.printable` writes it
+_CLOUDS = {"gs": ("google.GoogleFiles", "[gcs]"), "gcs": ("google.GoogleFiles", "[gcs]"), "hf": ("hub.HubFiles", ""),
+           "abfs": ("azure.AzureFiles", "[azure]"), "abfss": ("azure.AzureFiles", "[azure]"),
+           "az": ("azure.AzureFiles", "[azure]")}
+for _scheme, (_kind, _extra) in _CLOUDS.items():  # the modules are imported when a URI needs them
+    fsspec.register_implementation(_scheme, f"pipeline.store.clouds.{_kind}", clobber=True,
+                                   errtxt=f"pip install 'label-pipeline{_extra}'")
 ONE_PUT_BYTES = 5 * 2**30  # S3 takes no more; of a multipart upload a killed process would leave the parts behind
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of the store: `path` relative to a root, `size` in bytes, `etag` its version."""
-
-    path: str
-    size: int
-    etag: str
 
 
 def join(uri: str, *parts: str) -> str:
@@ -53,21 +46,9 @@ def child(root: str, path: str) -> str:
     return root if "/" not in path and root.endswith("/" + path) else join(root, path)
 
 
-def is_s3(uri: str) -> bool:
-    """Whether s3fs serves this URI."""
-    return uri.startswith(("s3://", "s3a://"))
-
-
 def is_web(uri: str) -> bool:
     """Whether a web server serves this URI: files, but no listings."""
     return uri.startswith(("http://", "https://"))
-
-
-def s3_filesystem(bucket: str, **options: Any) -> Any:
-    """An s3fs that reaches a bucket, and repeats no call."""
-    fs = fsspec.get_filesystem_class("s3")(**S3_OPTIONS, **find_options(bucket), **options)
-    fs.retries = 1
-    return fs
 
 
 def locate(uri: str) -> tuple[Any, str]:
@@ -86,26 +67,6 @@ def locate(uri: str) -> tuple[Any, str]:
         reason = "s3fs takes what follows '?versionId=' for a version, so a file of this name is out of reach"
         raise OSError(errno.EINVAL, reason, uri)
     return fs, kind._strip_protocol(uri)
-
-
-def version_of(info: dict[str, Any]) -> str:
-    """The version of a file, from the `info` of its filesystem: the etag, or else the time of change and the size."""
-    for name in ("ETag", "etag", "md5Hash", "content_md5"):
-        if info.get(name):
-            return str(info[name]).strip('"')
-    for name in ("mtime", "LastModified", "Last-Modified", "last_modified", "modified", "created"):
-        if info.get(name) is not None:  # 0 is the year 1970
-            return f"{info[name]}-{size_of(info)}"
-    raise UserError(f"the store of {info.get('name')} gives neither an etag nor a time of change, "
-                    "so a changed shard could not be told from an old one.")
-
-
-def size_of(info: dict[str, Any]) -> int:
-    """The size of a file in bytes, from the `info` of its filesystem. Raises OSError if the store gives none."""
-    if info.get("size") is None:
-        reason = "the store gives no size of it, so it cannot be told from a part"
-        raise OSError(errno.ENOTSUP, reason, info.get("name"))
-    return int(info["size"])
 
 
 def is_no_file(error: BaseException) -> bool:
@@ -165,20 +126,19 @@ def put_whole(uri: str, data: bytes) -> None:
     """Write a file so that no reader ever sees a part of it.
 
     An object store gets one put. On the local disk a hidden file beside it is flushed to the disk and renamed.
-    Raises OSError if S3 takes no file of this size in one put.
+    Raises OSError if the store takes no file of this size in one put.
     """
     fs, path = locate(uri)
     if isinstance(fs, LocalFileSystem):
         with _temporary_file(path, data) as temporary:
             os.replace(temporary, path)
-    elif not is_s3(uri):
-        with_retries(lambda: fs.pipe_file(path, data))
     elif len(data) < ONE_PUT_BYTES:
         # Without a type browsers save a page instead of showing it.
-        options = {"ContentType": "text/html; charset=utf-8"} if uri.endswith(".html") else {}
+        type_name = "ContentType" if is_s3(uri) else "content_type"
+        options = {type_name: "text/html; charset=utf-8"} if uri.endswith(".html") else {}
         with_retries(lambda: fs.pipe_file(path, data, chunksize=ONE_PUT_BYTES, **options))
     else:
-        raise OSError(f"{len(data):,} bytes are more than S3 takes in one put; make the shard smaller")
+        raise OSError(f"{len(data):,} bytes are more than the store takes in one put; make the shard smaller")
 
 
 def put_new(uri: str, data: bytes) -> bool:

@@ -18,8 +18,11 @@ from typing import IO, Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.store.retry import Replaced, with_retries
-from pipeline.store.storage import File, is_s3, locate, open_read, stat, version_of_open_file
+from pipeline.store.retry import Replaced, describe_error, with_retries
+from pipeline.store.s3.connect import is_s3
+from pipeline.store.statuses import find_status
+from pipeline.store.storage import locate, open_read, stat, version_of_open_file
+from pipeline.store.versions import File
 
 BLOCK_BYTES = 2**23  # of one request
 BLOCKS_AHEAD = 2  # requests at once: one request to S3 gives about 80 MB/s
@@ -29,7 +32,8 @@ _SEEKING = threading.Lock()  # two open files of some stores share one position
 def open_stream(uri: str) -> AbstractContextManager[tuple[IO[bytes], File]]:
     """A file to read once from its start, some blocks ahead; and its version.
 
-    Each request to S3 names the etag of the opened file (If-Match). Other stores are asked again at the end.
+    Each request to S3 names the etag of the opened file (If-Match), and so does each one to Azure. All stores but S3 are
+    asked again at the end.
 
     Raises:
         Replaced: the file was replaced. The bytes so far are of the old version; of a local file perhaps of both.
@@ -75,6 +79,10 @@ def _fetch(file: Any, start: int, stop: int) -> bytes:
     except OSError as error:
         if type(error).__name__ == "FileExpired":  # s3fs raises it for another etag
             raise Replaced(str(error)) from error
+        raise
+    except Exception as error:
+        if find_status(error) == 416:  # the file has become shorter
+            raise Replaced(f"{describe_error(error)}") from error
         raise
     if len(data) != stop - start:
         raise ConnectionError(f"the store sent {len(data)} bytes instead of {stop - start}")

@@ -11,12 +11,13 @@ from urllib.parse import urlsplit
 
 # A name of these before a colon is meant as a scheme. fsspec also knows `data:`, `git:`, `zip:` and others, which may
 # begin the name of a folder.
-REMOTE = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https", "ftp", "sftp", "ssh", "hdfs",
+REMOTE = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "http", "https", "ftp", "sftp", "ssh", "hdfs",
           "webhdfs", "hf", "memory")
 _FIRST_SCHEME = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs"}
 _MISTYPED = re.compile(rf"({'|'.join((*REMOTE, 'file'))})(:/?(?!/)|//|:///+|://(?=$)|:\\+)(.*)",
                        re.IGNORECASE | re.DOTALL)
 _FILE = re.compile(r"file:(?://localhost(?=/)|//(?=/)|(?=/(?!/)))", re.IGNORECASE)  # stands before an absolute path
+_AZURE_ACCOUNT = re.compile(r"[^:@]+@[a-z0-9]+\.(dfs|blob)\.core\.windows\.net")  # the container stands before the @
 # A parameter of a signed URL, or a token.
 _SECRET_PARAMETER = re.compile(r"[?&][^=&]*(sig|token|key|secret|password|credential)[^=&]*=", re.IGNORECASE)
 
@@ -76,7 +77,7 @@ def find_fault(uri: str) -> str | None:
     scheme, rest = (mistyped[1].lower(), mistyped[3].lstrip("/\\")) if mistyped else ("", "")
     meant = f"{scheme}://{rest}" if mistyped else uri
     place = urlsplit(meant) if "://" in meant else None
-    if place and ("@" in place.netloc or (":" in place.netloc and not place.netloc.partition(":")[2].isdigit())
+    if place and (("@" in place.netloc and not _AZURE_ACCOUNT.fullmatch(place.netloc)) or (":" in place.netloc and not place.netloc.partition(":")[2].isdigit())
                   or _SECRET_PARAMETER.search("?" + place.query)):
         return ("holds credentials; give them through the environment (AWS_ACCESS_KEY_ID and so on), where they are "
                 "not written to logs and tables.")

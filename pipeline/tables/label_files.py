@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.store import storage
+from pipeline.store.versions import File
 from pipeline.store.read_parquet import DAMAGE
 from pipeline.store.retry import with_retries
 from pipeline.tables.labels import ROWS
@@ -123,6 +124,6 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, FOOTERS)
 
 
-def _read_metadata(uri: str) -> tuple[storage.File, dict[bytes, bytes]]:
+def _read_metadata(uri: str) -> tuple[File, dict[bytes, bytes]]:
     with storage.open_read(uri) as (file, version):
         return version, pq.read_metadata(file).metadata or {}

@@ -1,16 +1,60 @@
 """The store on a bad day: a real S3 server behind a proxy that breaks requests."""
 
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
+import aiohttp
 import pytest
 
 from pipeline.store import retry, storage
-from pipeline.store.listing import list_files
+from pipeline.store.clouds import azure, google
+from pipeline.store.listing import list_files, list_folders
+from pipeline.store.s3 import connect
 from pipeline.store.stream import BLOCK_BYTES, open_stream
-from tests.support.faults import KINDS
+from tests.support.clouds import forget_stores
+from tests.support.faults import KINDS, FaultProxy
 from tests.support.s3 import forget_s3
 
 pytestmark = pytest.mark.s3
+
+# Method and path of the request of each call.
+REQUESTS = {
+    "s3": {"put": ("PUT", "/a"), "stat": ("HEAD", "/a"), "read": ("GET", "/a"), "list": ("GET", "list-type"),
+           "create": ("PUT", "/lease"), "remove": ("DELETE", "/a")},
+    "gs": {"put": ("POST", "/upload/"), "stat": ("GET", "%2Fa$"), "read": ("GET", "%2Fa[?]alt=media"),
+           "list": ("GET", "prefix="), "create": ("POST", "ifGenerationMatch=0"), "remove": ("DELETE", "%2Fa")},
+    "abfs": {"put": ("PUT", "/a"), "stat": ("HEAD", "/a"), "read": ("GET", "/a$"), "list": ("GET", "comp=list"),
+             "create": ("PUT", "/lease"), "remove": ("DELETE", "/a")},
+}
+
+
+class Store(NamedTuple):
+    """A store behind a proxy. `root`: a folder in it. `put`: puts a file of the bucket past the proxy."""
+
+    scheme: str
+    root: str
+    proxy: FaultProxy
+    put: Callable[[str, bytes], None]
+
+
+@pytest.fixture(params=REQUESTS)
+def store(request, monkeypatch):
+    """Each store in turn, which this process uses until the test ends."""
+    scheme = request.param
+    if scheme == "s3":
+        proxy, (_, fs) = request.getfixturevalue("proxy"), request.getfixturevalue("s3")
+        yield Store(scheme, "s3://photos/faults", proxy, lambda path, data: fs.pipe_file(f"photos/{path}", data))
+        return
+    server = request.getfixturevalue(scheme)
+    proxy = FaultProxy(server.port)
+    for name, value in server.environ(proxy.port).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    forget_stores()
+    yield Store(scheme, f"{scheme}://photos/{request.node.name}", proxy, server.put)
+    proxy.close()
+    forget_stores()
 
 
 def read(uri: str) -> bytes:
@@ -19,71 +63,86 @@ def read(uri: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_fault_once_in_each_call(kind, proxy, s3):
-    uri, data = "s3://photos/faults/a", os.urandom(3 * BLOCK_BYTES // 2)
-    for method, path, call in (
-            ("PUT", "/a", lambda: storage.put_whole(uri, data)),
-            ("HEAD", "/a", lambda: storage.stat(uri).size == len(data)),
-            ("GET", "/a", lambda: storage.read_bytes(uri) == data),
-            ("GET", "/a", lambda: read(uri) == data),
-            ("GET", "list-type", lambda: list_files("s3://photos/faults")["path"].to_pylist() == ["a"]),
-            ("PUT", "/lease", lambda: storage.put_new("s3://photos/faults/lease", b"mine")),
-            ("DELETE", "/a", lambda: storage.remove(uri))):
+def test_each_fault_once_in_each_call(kind, store):
+    proxy, uri, lease, data = store.proxy, f"{store.root}/a", f"{store.root}/lease", os.urandom(3 * BLOCK_BYTES // 2)
+    for name, call in (
+            ("put", lambda: storage.put_whole(uri, data)),
+            ("stat", lambda: storage.stat(uri).size == len(data)),
+            ("read", lambda: storage.read_bytes(uri) == data),
+            ("read", lambda: read(uri) == data),
+            ("list", lambda: list_files(store.root)["path"].to_pylist() == ["a"]),
+            ("create", lambda: storage.put_new(lease, b"mine")),
+            ("remove", lambda: storage.remove(uri))):
+        method, path = REQUESTS[store.scheme][name]
         proxy.once(kind, method, path)
         assert call() in (True, None)
         assert not proxy.chosen, f"no request was a {method} of {path}"
     assert proxy.counts == {kind: 7}
-    assert not s3[1].exists("photos/faults/a") and s3[1].cat_file("photos/faults/lease") == b"mine"
-    assert not storage.put_new("s3://photos/faults/lease", b"theirs")
+    assert not storage.exists(uri) and storage.read_bytes(lease) == b"mine"
+    assert not storage.put_new(lease, b"theirs")
 
 
-def test_many_faults_and_nothing_wrong(proxy):
-    proxy.rate = 0.25
-    contents = {f"s3://photos/faults/{number}": os.urandom(1000 + number) for number in range(100)}
+def test_many_faults_and_nothing_wrong(store):
+    store.proxy.rate = 0.25
+    contents = {f"{store.root}/{number}": os.urandom(1000 + number) for number in range(100)}
     for uri, data in contents.items():
         storage.put_whole(uri, data)
     assert {uri: read(uri) for uri in contents} == contents
-    assert len(list_files("s3://photos/faults")) == 100 and proxy.counts.total() > 50
+    assert len(list_files(store.root)) == 100 and store.proxy.counts.total() > 50
 
 
-def test_a_stalled_reply_is_asked_for_again(proxy, monkeypatch):
-    monkeypatch.setitem(storage.S3_OPTIONS["config_kwargs"], "read_timeout", 2)
-    forget_s3()
-    storage.put_whole("s3://photos/faults/a", b"data")
-    proxy.once("stall", "GET", "/a")
-    assert read("s3://photos/faults/a") == b"data"
-    assert [method for method, path in proxy.requests if path.endswith("/a")] == ["PUT", "HEAD", "GET", "GET"]
+def test_a_stalled_reply_is_asked_for_again(store, monkeypatch):
+    monkeypatch.setitem(connect.S3_OPTIONS["config_kwargs"], "read_timeout", 2)
+    monkeypatch.setattr(google, "TIMEOUT", aiohttp.ClientTimeout(total=None, sock_read=2))
+    monkeypatch.setitem(azure.ONCE, "read_timeout", 2)
+    forget_stores()
+    uri = f"{store.root}/a"
+    storage.put_whole(uri, b"data")
+    store.proxy.requests.clear()
+    store.proxy.once("stall", *REQUESTS[store.scheme]["read"])
+    assert read(uri) == b"data"
+    stat_again = [] if store.scheme == "s3" else [REQUESTS[store.scheme]["stat"][0]]
+    assert [method for method, _ in store.proxy.requests] == [REQUESTS[store.scheme]["stat"][0], "GET", "GET",
+                                                              *stat_again]
 
 
-def test_what_is_final_is_asked_once(proxy, monkeypatch):
+def test_what_is_final_is_asked_once(store):
     with pytest.raises(FileNotFoundError):
-        storage.read_bytes("s3://photos/faults/absent")
+        storage.read_bytes(f"{store.root}/absent")
     with pytest.raises(FileNotFoundError):
-        storage.put_whole("s3://nobucket/a", b"data")
-    assert sum(method == "PUT" for method, _ in proxy.requests) == 1
+        storage.put_whole(f"{store.scheme}://nobucket/a", b"data")
+    assert sum(method == REQUESTS[store.scheme]["put"][0] for method, _ in store.proxy.requests) == 1
+    store.proxy.rate, store.proxy.kinds = 1.0, ("refused",)
+    for call in (lambda: storage.put_whole(f"{store.root}/a", b"data"), lambda: read(f"{store.root}/a")):
+        store.proxy.requests.clear()
+        with pytest.raises(PermissionError):
+            call()
+        assert len({*store.proxy.requests}) == len(store.proxy.requests)
+
+
+def test_wrong_credentials_are_final(proxy, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     forget_s3()
-    proxy.requests.clear()
     with pytest.raises(PermissionError):
         storage.put_whole("s3://photos/faults/a", b"data")
     assert len(proxy.requests) == 1
 
 
-def test_it_gives_up(proxy):
-    proxy.rate, proxy.kinds = 1.0, ("busy",)
+def test_it_gives_up(store):
+    store.proxy.rate, store.proxy.kinds = 1.0, ("busy",)
     with pytest.raises(OSError, match="Service Unavailable"):
-        storage.read_bytes("s3://photos/faults/a")
-    assert len(proxy.requests) == retry.TRIES
+        storage.read_bytes(f"{store.root}/a")
+    assert len(store.proxy.requests) == retry.TRIES
 
 
-def test_a_file_replaced_while_it_is_read_is_never_mixed(proxy, s3):
-    uri = "s3://photos/faults/a"
+def test_a_file_replaced_while_it_is_read_is_never_mixed(store):
+    uri, proxy = f"{store.root}/a", store.proxy
     storage.put_whole(uri, bytes(5 * BLOCK_BYTES))
 
     def replace(method: str, path: str) -> None:
         if len(proxy.requests) > 4:
             proxy.before = lambda method, path: None
-            s3[1].pipe_file("photos/faults/a", bytes([1]) * (5 * BLOCK_BYTES))
+            store.put(uri.removeprefix(f"{store.scheme}://photos/"), bytes([1]) * (5 * BLOCK_BYTES))
 
     proxy.before = replace
     proxy.requests.clear()
@@ -98,13 +157,17 @@ def test_a_large_file_is_one_put(proxy, s3):
     assert not s3[1].call_s3("list_multipart_uploads", Bucket="photos").get("Uploads")
 
 
-def test_names_are_names_not_patterns(proxy):
-    names = ["a*", "ab", "a[b]", "a?b", "x::y", "p%41+ü #'"]
+def test_names_are_names_not_patterns(store):
+    names = ["a*", "ab", "a[b]", "a?b", "x::y", "p%41+ü #'", "d/e f/=g"]
     for name in names:
-        storage.put_whole(f"s3://photos/faults/{name}", name.encode())
-    assert [read(f"s3://photos/faults/{name}") for name in names] == [name.encode() for name in names]
+        storage.put_whole(f"{store.root}/{name}", name.encode())
+    assert [read(f"{store.root}/{name}") for name in names] == [name.encode() for name in names]
+    assert list_folders(store.root) == ["d"]
     for name in ("a*", "a[b]", "x::y"):
-        storage.remove(f"s3://photos/faults/{name}")
-    assert sorted(list_files("s3://photos/faults")["path"].to_pylist()) == sorted({*names} - {"a*", "a[b]", "x::y"})
+        storage.remove(f"{store.root}/{name}")
+    assert sorted(list_files(store.root)["path"].to_pylist()) == sorted({*names} - {"a*", "a[b]", "x::y"})
+
+
+def test_a_name_that_s3fs_takes_for_a_version_is_refused(proxy):
     with pytest.raises(OSError, match="out of reach"):
         storage.put_whole("s3://photos/faults/a?versionId=1", b"")

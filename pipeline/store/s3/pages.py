@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 from pipeline.store.local_files import Entry
 from pipeline.store.retry import with_retries
+from pipeline.store.s3.connect import s3_filesystem
 from pipeline.store.s3.places import VARIABLE
-from pipeline.store.storage import s3_filesystem
 
 _EPOCH = "1970-01-01T00:00:00Z"
 

@@ -1,0 +1,73 @@
+"""Whole runs on Google's and on Azure's store, and from one store to another: killed, resumed, asked, verified."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import storage
+from pipeline.store.listing import list_files
+from tests.support.clouds import forget_stores
+from tests.support.jobs import ROOT, SEED, digest, job, start_label
+from tests.support.processes import family, kill, wait_until
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("scheme", ["gs", "abfs"])
+def test_killed_and_resumed_on_another_cloud(request, scheme, shards, undisturbed, tmp_path, monkeypatch):
+    server = request.getfixturevalue(scheme)
+    for name, value in server.environ().items():
+        monkeypatch.setenv(name, value)
+    forget_stores()
+    for path in shards.rglob("*.tar*"):
+        server.put(f"in/{path.relative_to(shards)}", path.read_bytes())
+    source, output = f"{scheme}://photos/in", f"{scheme}://photos/out"
+    options = ("--input", source, "--output", output, *SEED, "--batch-size", 4)
+    log = tmp_path / "log"
+    run = start_label(*options, log=log, **server.environ())
+
+    def is_in_the_middle() -> bool:
+        return storage.exists(output + "/labels") and storage.exists(output + "/_staging")
+
+    wait_until(lambda: run.poll() is not None or is_in_the_middle(), "no shard is committed", look_s=0.05)
+    assert run.poll() is None, log.read_text()
+    kill(family(run.pid))
+    run.wait()
+    done = job("label", *options, **server.environ())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert digest(source, output, **server.environ()) == digest(shards, undisturbed)
+    assert not [path for path in list_files(output)["path"].to_pylist() if "_staging" in path or "lease" in path]
+    asked = job("query", "--output", output, "--sql", "SELECT count(*) AS n FROM labels", "--format", "csv",
+                **server.environ())
+    assert asked.stdout.split() == ["n", "25"], asked.stdout + asked.stderr
+    statuses = job("query", "--output", output, "--sql", "SELECT status FROM runs ORDER BY run_id", "--format", "csv",
+                   **server.environ())
+    assert statuses.stdout.split() == ["status", "killed", "done"]
+    forget_stores()
+
+
+def test_from_one_store_to_another(s3, gs, shards, undisturbed, monkeypatch):
+    """The input is a bucket of another endpoint than the AWS variables name, the output is Google's."""
+    environ, fs = s3
+    fs.put(str(shards) + "/", "photos/between/in/", recursive=True)
+    here = {name: value for name, value in environ.items() if name != "AWS_ENDPOINT_URL"} | gs.environ() | {
+        "LABEL_S3": f"photos={environ['AWS_ENDPOINT_URL']}"}
+    options = ("--input", "s3://photos/between/in", "--output", "gs://photos/between", *SEED, "--batch-size", 4)
+    done = job("label", *options, **here)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert digest("s3://photos/between/in", "gs://photos/between", **here) == digest(shards, undisturbed)
+
+
+@pytest.mark.parametrize(("uri", "module", "extra"), [("gs://photos/in", "gcsfs.core", "[gcs]"),
+                                                      ("abfs://photos/in", "azure.storage.blob", "[azure]")])
+def test_a_package_that_is_not_installed_is_told_as_an_extra(uri, module, extra, tmp_path: Path):
+    program = f"import sys; sys.modules[{module!r}] = None; from pipeline.commands.app import main; main()"
+    for flags in (("--input", uri, "--output", str(tmp_path)), ("--input", str(tmp_path), "--output", uri)):
+        done = subprocess.run([sys.executable, "-c", program, "run", *flags], capture_output=True, text=True, cwd=ROOT,
+                              timeout=120, check=False)
+        assert done.returncode == 2 and f"pip install 'label-pipeline{extra}'" in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
+
+
