@@ -16,6 +16,7 @@ from annotated_types import Ge, Interval
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from pipeline.errors import UserError
+from pipeline.parse import parse_keep, parse_price
 from pipeline.store.uris import canonical_uri, find_fault, is_same_place, is_within
 
 OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "_staging")  # that the job makes in an output
@@ -37,8 +38,8 @@ class Config:
 
     input: str
     """Where the images are: tar shards, Parquet files or loose images, a folder or one file, or a CSV that lists the
-    images in a column uri. Local or s3://bucket/prefix; https:// for one file or a manifest; other schemes of fsspec
-    may work, untried."""
+    images or the shards in a column uri, or a .txt with one URI a line, or a pattern such as s3://b/{000..127}.tar.
+    Local, s3://, gs://, abfs://, hf://datasets/…, https:// (no folders); other schemes of fsspec may work, untried."""
     output: str
     """Where the tables go: a folder, local or s3://, gs://, abfs://. An output belongs to one --input."""
     weights: str = "pretrained"
@@ -60,6 +61,10 @@ class Config:
     image_member: str | None = None
     """Which image of a tar is meant where several share a key: what follows the key's first dot, such as jpg or rgb.png
     (default: the first)."""
+    keep: str | None = None
+    """What goes along from the input to the tables, such as caption,year:int,text=txt. A name is a column of a Parquet
+    file or of a manifest, or of a tar the suffix of a member beside the image or a name in its JSON (default:
+    nothing)."""
     key_column: str | None = None
     """The column of Parquet files with the images' keys (default: key or `__key__`, else the struct's path, else the
     number of the row)."""
@@ -114,7 +119,11 @@ class Config:
             )
         if self.run_name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,63}", self.run_name):
             raise FieldError("run_name", f"is {self.run_name!r}; it takes up to 64 letters, digits and any of . _ = -")
-        parse_price(self.price)
+        for name, parse in (("price", parse_price), ("keep", parse_keep)):
+            try:
+                parse(getattr(self, name))
+            except ValueError as error:
+                raise FieldError(name, str(error)) from None
         for name in ("input", "output", "weights", "classes"):
             check_uri(name, getattr(self, name))
         for name in ("input", "output"):
@@ -147,26 +156,6 @@ class FieldError(UserError):
 
     def __str__(self) -> str:
         return f"{flag(self.name)} {self.fault}"
-
-
-def parse_price(price: str | None) -> dict[str, float]:
-    """'gpu=0.98,cpu=0.04' -> the price of an hour of each; what is not named costs nothing. None: empty.
-
-    Raises:
-        FieldError: it is written in another way.
-    """
-    prices: dict[str, float] = {}
-    for part in price.split(",") if price is not None else ():
-        name, _, number = part.strip().partition("=")
-        if name not in ("gpu", "cpu") or name in prices or not re.fullmatch(r"\d+(\.\d+)?", number):
-            raise FieldError("price", f"is {price!r}; it is the price of an hour, such as gpu=0.98,cpu=0.04.")
-        prices[name] = float(number)
-    return prices
-
-
-def find_cost(prices: Mapping[str, float], cpu_s: float, gpu_s: float) -> float | None:
-    """What so many seconds of CPUs and GPUs cost at prices of an hour; None without prices."""
-    return (prices.get("cpu", 0) * cpu_s + prices.get("gpu", 0) * gpu_s) / 3600 if prices else None
 
 
 def flag(name: str) -> str:

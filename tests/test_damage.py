@@ -21,10 +21,10 @@ from pipeline.run.summary import Summary
 from pipeline.stages.sink import Sink
 from pipeline.store import storage
 from pipeline.tables import history, ledger
-from pipeline.tables.claim import claim_output
 from pipeline.tables.counts import Counts
 from pipeline.tables.label_files import ShardVersion
 from pipeline.tables.layout import report_uri
+from pipeline.tables.owner.claim import claim_output
 from pipeline.truth.evaluate import evaluate
 from pipeline.truth.matching import GIVEN_TRUTHS
 from pipeline.truth.sources import Truth

@@ -24,6 +24,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from pipeline.actors.pools import Pools
 from pipeline.config import Config
 from pipeline.formats.loose import GROUPS
+from pipeline.formats.parquet_parts import PARTS
 from pipeline.inputs.read import Inputs
 from pipeline.stages.batch import IMAGE_BYTES
 from pipeline.stages.commit import Committer
@@ -124,12 +125,15 @@ def shard_tables(config: Config, pools: Pools, pending: pa.Table) -> list[pa.Tab
     """The pending shards as the readers get them: a table for each task.
 
     Args:
-        pending: `number`, `path` and `size` of each shard; for loose images all columns of `GROUPS`.
+        pending: `number`, `path` and `size` of each shard, and `uri` if the shards are not below the input; for loose
+            images all columns of `GROUPS`, for parts of Parquet files those of `PARTS`.
     """
-    shards = pa.table({"number": pending["number"], "shard": pending["path"],
-                       "uri": [child(config.input, path) for path in pending["path"].to_pylist()]})
-    if "members" in pending.column_names:  # loose images: the reader gets the group itself
-        shards = shards.append_column("group", pending.select(GROUPS.names).to_struct_array())
+    uris = (pending["uri"] if "uri" in pending.column_names
+            else [child(config.input, path) for path in pending["path"].to_pylist()])
+    shards = pa.table({"number": pending["number"], "shard": pending["path"], "uri": uris})
+    for column, schema in (("members", GROUPS), ("part", PARTS)):  # the reader gets the group itself
+        if column in pending.column_names:
+            shards = shards.append_column("group", pending.select(schema.names).to_struct_array())
     return [shards.slice(start, stop - start) for start, stop in split_into_tasks(
         pending["size"].to_numpy(), len(pools.decoders) * pools.shards_at_once, pools.task_bytes)]
 

@@ -24,7 +24,7 @@ from pipeline.store.uris import canonical_uri
 from pipeline.tables import ledger, plan
 from pipeline.tables.label_files import read_footers
 from pipeline.tables.layout import labels_folder
-from pipeline.tables.models import only_model
+from pipeline.tables.owner.models import only_model
 
 _VARIABLE = re.compile(r"getvariable\('(\w+)'\)")
 _READS_LABELS = re.compile(r"\b(labels|top5)\b")

@@ -19,7 +19,7 @@ from pipeline.config import check_uri
 from pipeline.formats.left_out import LeftOut
 from pipeline.formats.samples import ShardUnreadable
 from pipeline.inputs.find import find_shards
-from pipeline.inputs.read import Inputs
+from pipeline.inputs.read import Inputs, group_of, shard_uri
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.read_parquet import read_table
@@ -27,7 +27,7 @@ from pipeline.store.retry import Replaced, describe_error
 from pipeline.store.uris import canonical_uri
 from pipeline.tables import ledger
 from pipeline.tables.layout import labels_uri
-from pipeline.tables.models import only_model
+from pipeline.tables.owner.models import only_model
 from pipeline.tables.table_paths import table_path
 
 SHARDS_AT_ONCE = 4
@@ -74,11 +74,11 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
     input_uri, output_uri = canonical_uri(input_uri), canonical_uri(output_uri)
     proof = Proof(model_id or only_model(output_uri))
     with explaining_errors("--input", input_uri):
-        shards, proof.left_out = find_shards(input_uri, format, output=output_uri)
+        shards, proof.left_out, root = find_shards(input_uri, format, output=output_uri)
     tables = set(ledger.list_labels(output_uri, proof.model_id)["path"].to_pylist())
     digest = hashlib.sha256()
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-        parts = pool.map(lambda shard: _compare(input_uri, output_uri, proof.model_id, shard, tables, inputs),
+        parts = pool.map(lambda shard: _compare(root, output_uri, proof.model_id, shard, tables, inputs),
                          shards.to_pylist())
         for part in parts:
             proof.num_samples += part.num_samples
@@ -125,8 +125,7 @@ def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, A
 def _read_samples(input_uri: str, listed: dict[str, Any], inputs: Inputs, part: Proof) -> Samples:
     """The samples of a shard; what gives no sample is counted in `part.left_out`."""
     left_out = LeftOut()
-    group = listed if "members" in listed else None
-    with inputs.open(storage.child(input_uri, listed["path"]), group, left_out) as (opened, _):
+    with inputs.open(shard_uri(input_uri, listed), group_of(listed), left_out) as (opened, _):
         samples: Samples = {}
         for sample in opened:
             samples[sample.index] = sample.key, None if sample.error else hashlib.sha256(sample.encoded).hexdigest()

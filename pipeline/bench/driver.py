@@ -89,7 +89,8 @@ class CountingLabeller:
     """Stands for the labeller: blocks in, blocks without answers out."""
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        values = {"segments": block["segments"], "samples": block["samples"], "label_s": [0.1], "num_slots": [1000],
+        values = {"segments": block["segments"], "samples": block["samples"], "kept": block["kept"],
+                  "label_s": [0.1], "num_slots": [1000],
                   "precision": ["fp16"], "runner": ["fast"], "runner_note": [""], "moved": [False],
                   "answers": pack_answers(np.empty((0, 0), np.float32)),
                   "pictures": pa.array([[]], LABELLED.field("pictures").type)}

@@ -162,7 +162,7 @@ def _webdataset(folder: str) -> int:
 def _daft(folder: str) -> int:
     import daft
 
-    from pipeline.formats.tar import read_samples
+    from pipeline.formats.tars.read import read_samples
 
     def read_members(paths: Any) -> list[list[bytes]]:
         shards = []

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.formats.tar import read_samples
+from pipeline.formats.tars.read import read_samples
 from pipeline.inputs.find import find_shards
 from pipeline.store import storage
 from pipeline.store.stream import open_stream

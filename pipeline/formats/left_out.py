@@ -1,7 +1,7 @@
 """The files of an input that are not labelled: counted by reason and suffix, with one example each.
 
 In: names of files, or of members of a tar, that give no row. Out: rows of `LEFT_OUT` for the tables; sentences.
-Not here: the rules for leaving a file out (`inputs/find.py`, `tar.py`).
+Not here: the rules for leaving a file out (`inputs/find.py`, `tars`).
 """
 
 from __future__ import annotations

@@ -11,21 +11,26 @@ Not here: decoding; which groups are pending.
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
+from typing import cast
 
 import pyarrow as pa
 
+from pipeline.formats.kept import KEPT
 from pipeline.formats.samples import Sample
 from pipeline.store.listing import FILES
 from pipeline.store.local_files import MISSING, REFUSED
 from pipeline.store.retry import Replaced, with_retries
 from pipeline.store.storage import child, is_no_file, open_read
 
-MEMBERS = pa.list_(pa.struct(list(FILES)))
+MEMBER_FIELDS = [*FILES, pa.field("kept", KEPT)]  # kept: the values that a manifest has for the file; else null
+MEMBERS = pa.list_(pa.struct(MEMBER_FIELDS))
 # path: the name of the group; size: bytes of all members; etag: a digest of the list of members
 GROUPS = pa.schema([*FILES, ("members", MEMBERS)])
 FILES_EACH, MAX_FILES_EACH = 1000, 4000
@@ -40,8 +45,9 @@ def group_files(files: pa.Table) -> pa.Table:
 
 
 def group_ordered_files(ordered: pa.Table) -> pa.Table:
-    """The groups of a table of `FILES`, in its order, as a table of `GROUPS`."""
+    """The groups of a table of `FILES`, in its order, as a table of `GROUPS`. A column `kept` goes along."""
     paths, sizes, etags = (ordered[name].to_pylist() for name in FILES.names)
+    kept = ordered["kept"] if "kept" in ordered.column_names else pa.chunked_array([pa.nulls(len(ordered), KEPT)])
     starts: list[int] = []
     for at, path in enumerate(paths):
         begins_group = path and zlib.crc32(path.encode()) % FILES_EACH == 0
@@ -52,8 +58,10 @@ def group_ordered_files(ordered: pa.Table) -> pa.Table:
     for start, stop in pairwise(bounds):
         names.append(f"images-{hashlib.sha256(paths[start].encode()).hexdigest()[:12] if start else 'first'}")
         lines = "".join(f"{paths[at]}\0{sizes[at]}\0{etags[at]}\n" for at in range(start, stop))
+        if kept.null_count < len(kept):
+            lines += json.dumps(kept[start:stop].to_pylist())
         versions.append(hashlib.sha256(lines.encode()).hexdigest()[:32])
-    files = ordered.select(FILES.names).combine_chunks().to_struct_array().combine_chunks()
+    files = ordered.select(FILES.names).append_column("kept", kept).combine_chunks().to_struct_array().combine_chunks()
     members = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), files, type=MEMBERS)
     group_bytes = [sum(sizes[start:stop]) for start, stop in pairwise(bounds)]
     return pa.table([names, group_bytes, versions, members], schema=GROUPS)
@@ -79,7 +87,8 @@ def read_files(root: str, members: list[dict[str, object]], max_bytes: int) -> I
                 path, size, etag = str(member["path"]), int(str(member["size"])), str(member["etag"])
                 error = NOT_READ.get(etag) or ("too_large" if size > max_bytes else None)
                 uri = path if "://" in path or path.startswith("/") else child(root, path)
-                waiting.append((Sample(index, path, b"", error), 0 if error else size,
+                kept = tuple(cast(list[str | None], member.get("kept") or ()))
+                waiting.append((Sample(index, path, b"", error, kept=kept), 0 if error else size,
                                 None if error else pool.submit(_read, uri, etag)))
                 bytes_ahead += waiting[-1][1]
                 while bytes_ahead > MAX_BYTES_AHEAD or len(waiting) > 4 * READS_AT_ONCE:
@@ -99,7 +108,7 @@ def _finish_first(waiting: deque[tuple[Sample, int, Future[bytes] | None]]) -> S
     if reading is None:
         return sample
     try:
-        return Sample(sample.index, sample.key, reading.result(), None)
+        return replace(sample, encoded=reading.result())
     except Replaced:
         error = "replaced"
     except PermissionError:
@@ -108,7 +117,7 @@ def _finish_first(waiting: deque[tuple[Sample, int, Future[bytes] | None]]) -> S
         if not is_no_file(failure):
             raise
         error = "not_a_file"
-    return Sample(sample.index, sample.key, b"", error)
+    return replace(sample, error=error)
 
 
 def _read(uri: str, etag: str) -> bytes:

@@ -1,218 +1,110 @@
 """A Parquet file with a column of images -> samples, in the order of its rows.
 
-In: an open Parquet file. The column of the images holds the encoded bytes, in any of Arrow's types of bytes (also as a
-dictionary), or Hugging Face's struct of `bytes` and `path`.
+In: an open Parquet file, or some row groups of one. The column of the images holds the encoded bytes, in any of Arrow's
+types of bytes (also as a dictionary), or Hugging Face's struct of `bytes` and `path`.
 Out: a `Sample` for each row. Only a few rows are in memory at a time.
 Not here: decoding.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as is_type
 
-from pipeline.formats.compression import HEAD_BYTES
-from pipeline.formats.samples import KeyTruth, Sample, ShardUnreadable, parse_key_truth
-from pipeline.model.spelling import normalize_name, read_number
-from pipeline.store.contents import name_contents
-from pipeline.store.retry import describe_error, is_transient
-from pipeline.store.uris import printable
+from pipeline.formats import kept
+from pipeline.formats.parquet_columns import class_names, find_columns, parse_truth, raising_unreadable, to_text
+from pipeline.formats.samples import KeyTruth, Sample, ShardUnreadable
 
 ROWS_AT_ONCE = 16
 BUFFER_BYTES = 2**23  # for each column that is read
-MAX_TYPE_NAME = 60  # characters
 
 
-def find_columns(schema: pa.Schema, image_column: str | None, key_column: str | None) -> tuple[str, str | None]:
-    """The names of the column of images and of the column of keys.
+class ParquetShard(NamedTuple):
+    """An open Parquet file, or some of its row groups. `groups`: their numbers; None: all."""
 
-    Args:
-        image_column: None: the only column that can hold images, or `image` if several can.
-        key_column: None: the column `key` or `__key__`. If there is neither, the second result is None: the key is then
-            the struct's path, or the number of the row.
-
-    Raises:
-        ShardUnreadable: there is no such column, or several can hold images.
-    """
-    fitting = [field.name for field in schema if _holds_images(field.type)]
-    for name in (image_column, key_column):
-        if name is not None and name not in schema.names:
-            raise ShardUnreadable(f"no column {name!r}; it has {', '.join(schema.names)}")
-    if image_column is None:
-        if len(fitting) != 1 and "image" not in fitting:
-            columns = ", ".join(f"{field.name} {_type_name(field.type)}" for field in schema
-                                if not fitting or field.name in fitting)
-            without_images = "if the images are loose files, give --format images"
-            advice = "name one with --image-column" if fitting else without_images
-            raise ShardUnreadable(f"{len(fitting) or 'no'} columns hold bytes, or structs of bytes and path "
-                                  f"({columns}); {advice}")
-        image_column = "image" if "image" in fitting else fitting[0]
-    elif image_column not in fitting:
-        raise ShardUnreadable(f"column {image_column!r} holds {_type_name(schema.field(image_column).type)}, "
-                              "not bytes of images")
-    if key_column is None:
-        key_column = next((name for name in ("key", "__key__") if name in schema.names), None)
-    return image_column, key_column
+    file: Any
+    groups: range | None = None
 
 
-def check_columns(file: Any, image_column: str | None, key_column: str | None) -> None:
-    """Raise ShardUnreadable unless the open file is Parquet and has the columns."""
-    with _raising_unreadable(file):
-        find_columns(pq.read_schema(file), image_column, key_column)
-
-
-def read_rows(file: Any, image_column: str | None, key_column: str | None, max_bytes: int,
-              max_samples: int | None = None, truth_column: str | None = None) -> Iterator[Sample]:
+def read_rows(shard: ParquetShard, image_column: str | None, key_column: str | None, max_bytes: int,
+              max_samples: int | None = None, truth_column: str | None = None,
+              keep: Sequence[str] = ()) -> Iterator[Sample]:
     """Stream the rows as samples.
 
     A null image gives the error `empty`; an image of more than `max_bytes` gives `too_large`. The truth is the value of
     `truth_column`. If Hugging Face's metadata name the classes of a number, the truth is that name.
 
+    Args:
+        keep: columns whose values go along. A column that the file lacks gives None.
+
     Raises:
         ShardUnreadable: the file is not Parquet, is damaged, lacks a column, or has more than `max_samples` rows.
     """
-    with _raising_unreadable(file):
-        parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    with raising_unreadable(shard.file):
+        parquet = pq.ParquetFile(shard.file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         image, key = find_columns(parquet.schema_arrow, image_column, key_column)
-        if max_samples is not None and parquet.metadata.num_rows > max_samples:
+        rows = _row_numbers(parquet, shard.groups)
+        if max_samples is not None and len(rows) > max_samples:
             raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise --max-shard-images")
-        columns = [name for name in (image, key, truth_column) if name is not None]
+        kept_columns = [name for name in keep if name in parquet.schema_arrow.names]
+        columns = [name for name in (image, key, truth_column, *kept_columns) if name is not None]
         index = 0
-        for batch, names, truths in _read_batches(parquet, columns, key, truth_column):
-            for value, name, truth in zip(batch[image], names, truths, strict=True):
+        for batch, names, truths in _read_batches(parquet, shard.groups, columns, key, truth_column):
+            values_of = {name: batch[name].to_pylist() for name in kept_columns}
+            for at, (value, name, truth) in enumerate(zip(batch[image], names, truths, strict=True)):
                 cell = value.as_py() if value.is_valid else None
                 encoded, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-                name = name if name is not None else path if path is not None else index
-                if encoded is None:
-                    yield Sample(index, _to_text(name), b"", "empty", truth.truth)
-                elif len(encoded) > max_bytes:
-                    yield Sample(index, _to_text(name), b"", "too_large", truth.truth)
-                else:
-                    yield Sample(index, _to_text(name), encoded, None, truth.truth)
+                name = name if name is not None else path if path is not None else rows[index]
+                error = "empty" if encoded is None else "too_large" if len(encoded) > max_bytes else None
+                values = tuple(kept.to_text(values_of[name][at]) if name in values_of else None for name in keep)
+                content = b"" if encoded is None or error else encoded
+                yield Sample(index, to_text(name), content, error, truth.truth, values)
                 index += 1
 
 
-def read_keys(file: Any, image_column: str | None, key_column: str | None,
+def read_keys(shard: ParquetShard, image_column: str | None, key_column: str | None,
               truth_column: str | None = None) -> Iterator[KeyTruth]:
     """The key and the truth of each row, the same as those of `read_rows`. The images are not read.
 
     Raises: as `read_rows`.
     """
-    with _raising_unreadable(file):
-        parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    with raising_unreadable(shard.file):
+        parquet = pq.ParquetFile(shard.file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         image, key = find_columns(parquet.schema_arrow, image_column, key_column)
+        rows = _row_numbers(parquet, shard.groups)
         kind = parquet.schema_arrow.field(image).type
         has_path = is_type.is_struct(kind) and kind.get_field_index("path") >= 0
         path = f"{image}.path" if key is None and has_path else None
         columns = [name for name in (key, path, truth_column) if name is not None]
         if not columns:
-            yield from (KeyTruth(str(index), None) for index in range(parquet.metadata.num_rows))
+            yield from (KeyTruth(str(row), None) for row in rows)
             return
         index = 0
-        for batch, names, truths in _read_batches(parquet, columns, key, truth_column):
+        for batch, names, truths in _read_batches(parquet, shard.groups, columns, key, truth_column):
             paths = [cell and cell["path"] for cell in batch[image].to_pylist()] if path else [None] * batch.num_rows
             for name, image_path, truth in zip(names, paths, truths, strict=True):
-                text = name if name is not None else image_path if image_path is not None else index
-                yield truth._replace(key=_to_text(text))
+                text = name if name is not None else image_path if image_path is not None else rows[index]
+                yield truth._replace(key=to_text(text))
                 index += 1
 
 
-def _read_batches(parquet: pq.ParquetFile, columns: list[str], key: str | None, truth_column: str | None) -> Iterator[
-        tuple[pa.RecordBatch, list[Any], list[KeyTruth]]]:
+def _row_numbers(parquet: pq.ParquetFile, groups: range | None) -> range:
+    """The numbers that the rows of some row groups have in the whole file."""
+    metadata = parquet.metadata
+    ends = list(accumulate((metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)), initial=0))
+    return range(ends[groups.start], ends[groups.stop]) if groups is not None else range(metadata.num_rows)
+
+
+def _read_batches(parquet: pq.ParquetFile, groups: range | None, columns: list[str], key: str | None,
+                  truth_column: str | None) -> Iterator[tuple[pa.RecordBatch, list[Any], list[KeyTruth]]]:
     """Some rows at a time: their batch, the cells of the key column, and their truths, which have no key yet."""
-    classes = _class_names(parquet.schema_arrow, truth_column) if truth_column else []
-    for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+    classes = class_names(parquet.schema_arrow, truth_column) if truth_column else []
+    for batch in parquet.iter_batches(ROWS_AT_ONCE, groups, columns, use_threads=False):
         keys = batch[key].to_pylist() if key else [None] * batch.num_rows
         cells = batch[truth_column].to_pylist() if truth_column else [None] * batch.num_rows
-        yield batch, keys, [_parse_truth(cell, classes) for cell in cells]
-
-
-def _parse_truth(cell: Any, classes: list[str]) -> KeyTruth:
-    """The truth of a cell, with an empty key. A number that has no name among `classes` is strange."""
-    if cell is None or isinstance(cell, str | bytes):
-        return parse_key_truth("", None if cell is None else _to_text(cell))
-    text = read_number(cell)
-    is_number = text is not None and text.isdecimal()
-    if text is not None and is_number and classes and int(text) < len(classes):
-        spelling = classes[int(text)]
-        name = normalize_name(spelling)
-        return KeyTruth("", name or None, spelling=spelling if name != spelling else None)
-    return KeyTruth("", text, text is not None and (not is_number or bool(classes)))
-
-
-def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The names that Hugging Face's metadata give to the numbers of a `ClassLabel` column; empty if there are none.
-
-    Raises:
-        ShardUnreadable: there is no such column, or it holds neither text nor numbers.
-    """
-    if column not in schema.names:
-        raise ShardUnreadable(f"no column {column!r}; it has {', '.join(schema.names)}")
-    kind = schema.field(column).type
-    while is_type.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (is_type.is_string, is_type.is_large_string, is_type.is_string_view, _holds_bytes, is_type.is_integer,
-             is_type.is_floating, is_type.is_decimal, is_type.is_null)
-    if not any(test(kind) for test in tests):
-        raise ShardUnreadable(f"column {column!r} holds {_type_name(kind)}, which names no class; it takes text or "
-                              "numbers")
-    try:
-        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        feature = metadata["info"]["features"][column]
-        names = feature["names"] if feature["_type"] == "ClassLabel" else []
-    except (ValueError, KeyError, TypeError):  # no such metadata, or metadata of another tool
-        return []
-    return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    if is_type.is_struct(kind):
-        return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
-    if is_type.is_dictionary(kind):
-        return _holds_images(kind.value_type)
-    return _holds_bytes(kind)
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    return bool(is_type.is_binary(kind) or is_type.is_large_binary(kind) or is_type.is_binary_view(kind)
-                or is_type.is_fixed_size_binary(kind))
-
-
-def _type_name(kind: pa.DataType) -> str:
-    """The name of a type, cut short: the name of a struct with many fields would fill a page."""
-    name = str(kind)
-    return name if len(name) <= MAX_TYPE_NAME else name[:MAX_TYPE_NAME - 3] + "..."
-
-
-def _to_text(value: Any) -> str:
-    """A key or a truth as text. Bytes that are not UTF-8 become `\\xNN`."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else printable(str(value))
-
-
-@contextmanager
-def _raising_unreadable(file: Any) -> Iterator[None]:
-    """Raise ShardUnreadable for an error of Arrow that means: the file is damaged or is not Parquet."""
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ShardUnreadable(_explain_no_parquet(file, error)) from error
-    except OSError as error:
-        if error.errno is not None or is_transient(error):
-            raise  # the store failed; nothing is known of the file
-        raise ShardUnreadable(f"damaged Parquet: {describe_error(error)}") from error
-
-
-def _explain_no_parquet(file: Any, error: Exception) -> str:
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    contents = None if head.startswith(b"PAR1") else name_contents(head) if head else "empty (0 bytes)"
-    if contents is None:
-        return f"not a Parquet file that can be read: {describe_error(error)}"
-    return f"it is {contents}" + ("" if contents.startswith("empty") or "itself" in contents else ", not a Parquet "
-                                                                                                  "file")
+        yield batch, keys, [parse_truth(cell, classes) for cell in cells]

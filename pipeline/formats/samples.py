@@ -1,6 +1,6 @@
 """What every format gives: the samples of a shard, and the truths that stand in it.
 
-Not here: how a format is read (`tar.py`, `parquet.py`, `loose.py`).
+Not here: how a format is read (`tars`, `parquet.py`, `loose.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Sample:
         error: a reason code if there are no bytes, else None.
         truth: the class that the shard itself names for the image, as it is written there. None if the caller did not
             ask for the truth, or if there is none.
+        kept: the values of `--keep` as text, one for each source, null where there is none; empty if the caller asked
+            for none.
     """
 
     index: int
@@ -33,6 +35,7 @@ class Sample:
     encoded: bytes
     error: str | None
     truth: str | None = None
+    kept: tuple[str | None, ...] = ()
 
 
 class KeyTruth(NamedTuple):

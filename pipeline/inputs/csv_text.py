@@ -29,7 +29,7 @@ def parse_csv(flag: str, uri: str, data: bytes, unique: Collection[str] = (),
     Raises:
         UserError: the bytes are no CSV in UTF-8; the sentence names the line.
     """
-    text = _decode(flag, uri, data, title)
+    text = decode_text(flag, uri, data, title)
     first_line = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=first_line.count)  # the comma if there is none
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
@@ -56,7 +56,8 @@ def parse_csv(flag: str, uri: str, data: bytes, unique: Collection[str] = (),
     return columns, lines
 
 
-def _decode(flag: str, uri: str, data: bytes, title: str) -> str:
+def decode_text(flag: str, uri: str, data: bytes, title: str) -> str:
+    """The text of UTF-8. Raises UserError with the number of the line that is none."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

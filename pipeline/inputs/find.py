@@ -1,12 +1,14 @@
 """An input -> its shards, and the files that are left out.
 
-In: a URI, and the format that the user names. Out: a table of the shards, sorted; a `LeftOut`.
-Not here: how a shard is read (`read.py`), what belongs to each kind of shard (`kinds.py`), manifests (`manifest.py`).
+In: a URI or a pattern, and the format that the user names. Out: a table of the shards, sorted; a `LeftOut`.
+Not here: how a shard is read (`read.py`), what belongs to each kind of shard (`kinds.py`), manifests (`manifest.py`),
+patterns (`patterns.py`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -16,10 +18,12 @@ from pipeline.config import Config
 from pipeline.errors import JobError, UserError
 from pipeline.formats.left_out import LIKE_IMAGES, LeftOut
 from pipeline.formats.loose import group_files
+from pipeline.formats.parquet_parts import MIN_BYTES, split_large
 from pipeline.formats.samples import ShardUnreadable
 from pipeline.inputs.kinds import ANY_INPUT_FILE, ANY_SHARD_FILE, KINDS, NONE_FOUND, kind_of_shard
 from pipeline.inputs.manifest import read_manifest
-from pipeline.inputs.read import Inputs
+from pipeline.inputs.patterns import list_matching, split_pattern
+from pipeline.inputs.read import Inputs, shard_uri
 from pipeline.store.listing import FILES, list_input
 from pipeline.store.local_files import LOOP, MISSING, REFUSED
 from pipeline.store.retry import describe_error, is_transient
@@ -44,32 +48,39 @@ class Found(NamedTuple):
     """The files of an input.
 
     Attributes:
-        shards: a table of `FILES`; of loose images and manifests a table of `GROUPS`.
+        shards: a table of `FILES`; of loose images and manifests of images a table of `GROUPS`; with parts of Parquet
+            files a table of `PARTS`. A column `uri` says where each shard is, if not below the input.
         left_out: the other files.
+        root: the URI of the input; of a pattern the folder that its files are in.
     """
 
     shards: pa.Table
     left_out: LeftOut
+    root: str
 
 
-def find_shards(uri: str, format: str = "auto", partition: str | None = None, output: str | None = None) -> Found:
+def find_shards(uri: str, format: str = "auto", partition: str | None = None, output: str | None = None,
+                keep: Sequence[str] = ()) -> Found:
     """The shards of an input, or of one folder of it, in order of their paths; and the files that are left out.
 
     Args:
         output: the folder of the tables; no file in it is input.
+        keep: columns of a manifest of images whose values go along.
 
     Raises:
         FileNotFoundError: there is nothing at `uri`.
         PermissionError: the store refuses to list.
         NothingUnder: the input exists, but the folder of the partition does not.
-        UserError: the partition holds loose images, whose groups depend on all images of the input; or a manifest
-            cannot be understood.
+        UserError: the partition holds loose images, whose groups depend on all images of the input; or the input is no
+            folder; or a manifest cannot be understood.
     """
     output = _output_to_skip(uri, output)
     if partition is None:
-        return _find_in_folder(uri, format, output)
+        return _find_in_folder(uri, format, output, keep)
+    if _is_manifest(uri, format) or split_pattern(uri):
+        raise UserError(f"--partition {partition}: it is for folders, and --input {uri} is a list or a pattern.")
     try:
-        shards, left_out = _find_in_folder(join(uri, partition), format, output)
+        shards, left_out, _ = _find_in_folder(join(uri, partition), format, output, keep)
     except FileNotFoundError:
         if exists(uri):
             raise NothingUnder(f"--partition {partition}: there is nothing under {join(uri, partition)}.") from None
@@ -80,27 +91,46 @@ def find_shards(uri: str, format: str = "auto", partition: str | None = None, ou
     left_out_of_input = LeftOut()
     left_out_of_input.add(left_out.rows(), folder + "/")
     paths = pc.binary_join_element_wise(folder, shards["path"], "/")
-    return Found(shards.set_column(0, FILES.field("path"), paths), left_out_of_input)
+    return Found(shards.set_column(0, FILES.field("path"), paths), left_out_of_input, uri)
 
 
-def _find_in_folder(uri: str, format: str, output: str | None) -> Found:
-    if format == "manifest" or (format == "auto" and uri.lower().endswith(".csv")):
-        return Found(read_manifest(canonical_uri(uri)), LeftOut())
+def _is_manifest(uri: str, format: str) -> bool:
+    return format == "manifest" or (format == "auto" and uri.lower().endswith((".csv", ".txt")))
+
+
+def _find_in_folder(uri: str, format: str, output: str | None, keep: Sequence[str]) -> Found:
+    if _is_manifest(uri, format):
+        return Found(_split_parquet(uri, read_manifest(canonical_uri(uri), keep)), LeftOut(), uri)
     left_out = LeftOut()
-    files = _list_candidates(uri, output, left_out)
+    root, files = _list_candidates(uri, output, left_out)
     allowed = [kind for name, kind in KINDS.items() if format in ("auto", name)]
     kind = next((kind for kind in allowed if pc.any(_matches(files, kind.name_pattern)).as_py()), None)
     if kind is None:
         is_input = _matches(files, ANY_INPUT_FILE)
         left_out.add_paths("other_kind", files.filter(is_input)["path"])
         left_out.add_paths("other_name", files.filter(pc.invert(is_input))["path"])
-        return Found(FILES.empty_table(), left_out)
+        return Found(FILES.empty_table(), left_out, root)
     is_of_kind = _matches(files, kind.name_pattern)
     chosen, others = files.filter(is_of_kind), files.filter(pc.invert(is_of_kind))
     is_input = _matches(others, ANY_INPUT_FILE)
     left_out.add_paths("other_kind", others.filter(is_input)["path"])
     left_out.add_paths("other_name", _paths_not_beside(others.filter(pc.invert(is_input)), chosen))
-    return Found(group_files(chosen) if kind.is_group else chosen.select(FILES.names).sort_by("path"), left_out)
+    shards = group_files(chosen) if kind.is_group else chosen.select(FILES.names).sort_by("path")
+    return Found(_split_parquet(root, shards if root == uri else _add_uris(root, shards)), left_out, root)
+
+
+def _split_parquet(root: str, shards: pa.Table) -> pa.Table:
+    """The shards, with the parts of large Parquet files in their places."""
+    is_large = pc.and_(_matches(shards, KINDS["parquet"].name_pattern), pc.greater_equal(shards["size"], MIN_BYTES))
+    if "members" in shards.column_names or not pc.any(is_large).as_py():
+        return shards
+    split = split_large(shards if "uri" in shards.column_names else _add_uris(root, shards))
+    return split if "part" in split.column_names else shards
+
+
+def _add_uris(root: str, shards: pa.Table) -> pa.Table:
+    uris = [child(root, path) for path in shards["path"].to_pylist()]
+    return shards.append_column("uri", pa.array(uris, pa.string()))
 
 
 def find_images(uri: str, output: str) -> tuple[pa.Table, pa.Table, LeftOut]:
@@ -113,7 +143,10 @@ def find_images(uri: str, output: str) -> tuple[pa.Table, pa.Table, LeftOut]:
         names, in the same form; and the files that are left out.
     """
     left_out = LeftOut()
-    files = _list_candidates(uri, _output_to_skip(uri, output), left_out).sort_by("path")
+    root, files = _list_candidates(uri, _output_to_skip(uri, output), left_out)
+    if root != uri:
+        raise UserError(f"--input {uri} does not exist, and here a pattern cannot be used; name the folder.")
+    files = files.sort_by("path")
     is_image, is_input = _matches(files, KINDS["images"].name_pattern), _matches(files, ANY_INPUT_FILE)
     left_out.add_paths("other_kind", files.filter(pc.and_(is_input, pc.invert(is_image)))["path"])
     others = files.filter(pc.invert(is_input))
@@ -128,14 +161,19 @@ def _output_to_skip(uri: str, output: str | None) -> str | None:
     return None if output is not None and "://" in output and is_within(canonical_uri(uri), output) else output
 
 
-def _list_candidates(uri: str, output: str | None, left_out: LeftOut) -> pa.Table:
-    """The files under a URI that may be input. Hidden and unreadable files are counted in `left_out`."""
+def _list_candidates(uri: str, output: str | None, left_out: LeftOut) -> tuple[str, pa.Table]:
+    """The folder that is listed, and the files under it that may be input. Hidden and unreadable files are counted in
+    `left_out`.
+    """
+    if matching := split_pattern(uri):
+        root, pattern = matching
+        return root, _remove_odd(_remove_hidden(list_matching(root, pattern, output), left_out), left_out)
     if is_web(uri) and not re.search(ANY_INPUT_FILE, uri, re.IGNORECASE):
-        raise UserError(f"--input {uri}: a web server does not list its files; name one .tar or .parquet file, or a "
-                        "manifest of images.")
+        raise UserError(f"--input {uri}: a web server does not list its files; name one .tar or .parquet file, a "
+                        "pattern such as {000..127}.tar, or a list in a .txt or .csv.")
     files = list_input(uri, without=output)
     is_named_by_user = len(files) == 1 and child(uri, files["path"][0].as_py()) == uri
-    return _remove_odd(files if is_named_by_user else _remove_hidden(files, left_out), left_out)
+    return uri, _remove_odd(files if is_named_by_user else _remove_hidden(files, left_out), left_out)
 
 
 def _matches(files: pa.Table, pattern: str) -> pa.ChunkedArray:
@@ -194,12 +232,13 @@ def check_found(config: Config, found: Found) -> None:
     if check is None:
         return
     first_failure = None
-    for path in shards["path"][:MAX_CHECKED].to_pylist():
+    for row in shards.slice(0, MAX_CHECKED).to_pylist():
         try:
-            with open_read(child(config.input, path)) as (file, _):
+            uri = shard_uri(found.root, row)
+            with open_read(uri.rpartition("/")[0] if row.get("part") else uri) as (file, _):
                 return check(file, Inputs.of(config))
         except (ShardUnreadable, OSError) as error:
             if is_transient(error):
                 raise
-            first_failure = first_failure or f"{path}: {describe_error(error)}"
+            first_failure = first_failure or f"{row['path']}: {describe_error(error)}"
     raise UserError(f"--input {config.input}: {first_failure}.")

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.formats.left_out import IMAGE_SUFFIXES, LeftOut
 from pipeline.formats.loose import read_files
-from pipeline.formats.parquet import check_columns, read_keys, read_rows
+from pipeline.formats.parquet import read_keys, read_rows
+from pipeline.formats.parquet_columns import check_columns
+from pipeline.formats.parquet_parts import open_parquet
 from pipeline.formats.samples import KeyTruth, Sample
-from pipeline.formats.tar import SHARD_NAME, read_key_truths, read_samples
-from pipeline.store.stream import open_random, open_stream
+from pipeline.formats.tars.read import SHARD_NAME, read_key_truths, read_samples
+from pipeline.store.stream import open_stream
+from pipeline.store.uris import without_query
 from pipeline.store.versions import File
 
 if TYPE_CHECKING:
     from pipeline.inputs.read import Inputs
 
-Group = dict[str, Any]  # a row of `loose.GROUPS`
+Group = dict[str, Any]  # a row of `loose.GROUPS`, or of `parquet_parts.PARTS`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +75,17 @@ KINDS = {
         absent="no tar shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst)",
         truth_place="member", likely_truths=("member:cls", "member:txt"), open=lambda uri, _: open_stream(uri),
         read_samples=lambda file, inputs, left_out: read_samples(
-            file, inputs.max_image_bytes, inputs.max_shard_images, inputs.truth_name, inputs.image_member, left_out),
+            file, inputs.max_image_bytes, inputs.max_shard_images, inputs.truth_name, inputs.image_member, left_out,
+            keep=inputs.keep),
         read_key_truths=lambda file, inputs: read_key_truths(file, inputs.truth_name, inputs.image_member)),
     "parquet": ShardKind(
         title="Parquet files", name_pattern=r"\.parquet$", absent="no .parquet files",
-        truth_place="column", likely_truths=("column:label",), open=lambda uri, _: open_random(uri),
-        read_samples=lambda file, inputs, _: read_rows(
-            file, inputs.image_column, inputs.key_column, inputs.max_image_bytes, inputs.max_shard_images,
-            inputs.truth_name),
-        read_key_truths=lambda file, inputs: read_keys(
-            file, inputs.image_column, inputs.key_column, inputs.truth_name),
+        truth_place="column", likely_truths=("column:label",), open=open_parquet,
+        read_samples=lambda shard, inputs, _: read_rows(
+            shard, inputs.image_column, inputs.key_column, inputs.max_image_bytes, inputs.max_shard_images,
+            inputs.truth_name, inputs.keep),
+        read_key_truths=lambda shard, inputs: read_keys(
+            shard, inputs.image_column, inputs.key_column, inputs.truth_name),
         check=lambda file, inputs: check_columns(file, inputs.image_column, inputs.key_column)),
     "images": ShardKind(
         title="loose images", name_pattern=rf"\.({'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})$",
@@ -97,7 +101,8 @@ NONE_FOUND = f"holds {', '.join(_ABSENT)} and {_LAST_ABSENT}"  # follows the nam
 
 def kind_of_shard(path: str, group: Group | None = None) -> ShardKind:
     """The kind of a shard, by its path or URI, and by its group if it is one. A name that fits no kind means a tar."""
-    if group is not None:
+    if group is not None and "members" in group:
         return KINDS["images"]
     file_kinds = (kind for kind in KINDS.values() if not kind.is_group)
-    return next((kind for kind in file_kinds if re.search(kind.name_pattern, path, re.IGNORECASE)), KINDS["tar"])
+    plain = without_query(path)
+    return next((kind for kind in file_kinds if re.search(kind.name_pattern, plain, re.IGNORECASE)), KINDS["tar"])

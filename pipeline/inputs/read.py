@@ -16,6 +16,8 @@ from pipeline.formats.left_out import LeftOut
 from pipeline.formats.samples import KeyTruth, Sample, ShardUnreadable
 from pipeline.inputs.kinds import KINDS, ShardKind, kind_of_shard
 from pipeline.model.spelling import folder_name, read_folder
+from pipeline.parse import parse_keep
+from pipeline.store.storage import child
 from pipeline.store.versions import File
 
 
@@ -30,6 +32,7 @@ class Inputs:
         truth: where the shard says what an image shows: `folder`, `member:SUFFIX` (of a tar) or `column:NAME` (of a
             Parquet file). None: the samples have no truth.
         image_member: the suffix of the image that counts, in a tar, if a key has several; None: the first image.
+        keep: the sources of `--keep`. Not of loose images: a manifest has put their values into the group.
     """
 
     image_column: str | None
@@ -38,12 +41,14 @@ class Inputs:
     max_shard_images: int | None
     truth: str | None = None
     image_member: str | None = None
+    keep: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Config) -> Inputs:
         """The settings of a config."""
         return cls(config.image_column, config.key_column, config.max_image_bytes, config.max_shard_images,
-                   image_member=config.image_member)
+                   image_member=config.image_member,
+                   keep=tuple(column.source for column in parse_keep(config.keep)))
 
     @property
     def truth_name(self) -> str | None:
@@ -56,7 +61,8 @@ class Inputs:
         """The samples of a shard, and the version that is read.
 
         Args:
-            group: the row of `loose.GROUPS` if the shard is a group of loose images.
+            group: the row of `loose.GROUPS` if the shard is a group of loose images, or of `parquet_parts.PARTS` if it
+                is a part of a file.
             left_out: counts the files or members that give no sample; complete once all samples are taken.
 
         Raises:
@@ -92,3 +98,13 @@ class Inputs:
             title = next(other.title for other in KINDS.values() if other.truth_place == place)
             raise ShardUnreadable(f"its truth is not in a {place}: --truth {self.truth} is for {title}")
         return kind
+
+
+def shard_uri(input_uri: str, row: dict[str, Any]) -> str:
+    """The URI of a shard. `row`: of a table of shards."""
+    return row.get("uri") or child(input_uri, row["path"])
+
+
+def group_of(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The row itself if the shard is a group of images or a part of a file, as a reader needs it; else None."""
+    return row if "members" in row or row.get("part") else None

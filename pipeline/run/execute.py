@@ -20,6 +20,7 @@ from pipeline.actors.connect import connect, disconnect
 from pipeline.config import flag
 from pipeline.model import weights
 from pipeline.model.weights import Weights
+from pipeline.parse import parse_keep
 from pipeline.run.attempts import Chain, Context, run_attempts
 from pipeline.stages.sink import Sink
 from pipeline.stop import Stop
@@ -95,7 +96,8 @@ def _prepare(context: Context, state: dict[str, Any], classes: pa.Table, alone: 
                              f"which all {len(nodes)} nodes must share\n")
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     labels = classes["label"].to_pylist()
-    sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings)
+    sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings,
+                parse_keep(config.keep))
 
     def build(pools: Pools, left: pa.Table, places: dict[str, Any]) -> Any:
         make_labeller = partial(graph.load_labeller, [reference], device, precision, pools.label_threads,

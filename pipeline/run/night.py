@@ -16,11 +16,12 @@ from typing import NamedTuple, TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import Config, parse_price
+from pipeline.config import Config
 from pipeline.inputs import find
 from pipeline.model import weights
 from pipeline.model.classes import load_classes
 from pipeline.model.weights import Weights
+from pipeline.parse import parse_keep, parse_price
 from pipeline.run.attempts import Context
 from pipeline.run.execute import execute
 from pipeline.run.record import Record
@@ -29,8 +30,10 @@ from pipeline.stop import Stop
 from pipeline.store import storage
 from pipeline.store.explain import check_atomic_put, explaining_errors
 from pipeline.store.lease import Lease, hold_lease
-from pipeline.tables import claim, history, ledger, plan
+from pipeline.tables import history, ledger, plan
 from pipeline.tables.label_files import read_footers
+from pipeline.tables.owner import claim
+from pipeline.tables.owner.keep import settle_keep
 from pipeline.upkeep import clean
 
 
@@ -68,12 +71,14 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
             stop.last_calls.append(lease.release)
         damaged: list[str] = []
         todo, footers = plan_run(config, run_weights, classes, listing, damaged)
+        config = settle_keep(config, listing.shards, listing.root, damaged)
         stop.check()
         summary = Summary(
             run_id=run_id, model_id=run_weights.model_id, num_skipped=todo.num_done, num_pending=len(todo.pending),
             pending_bytes=pc.sum(todo.pending["size"]).as_py() or 0, num_orphans=len(todo.orphans),
             meaningless=run_weights.meaningless, left_out=listing.left_out, num_misplaced=len(todo.misplaced),
-            damaged=damaged, num_beyond=todo.num_beyond, prices=parse_price(config.price))
+            damaged=damaged, num_beyond=todo.num_beyond, prices=parse_price(config.price),
+            input_root=listing.root)
         if config.dry_run:
             with explaining_errors("--output", config.output):
                 summary.expected = history.expect_run(config.output, run_id, summary.pending_bytes, summary.prices)
@@ -125,7 +130,8 @@ def find_input(config: Config) -> find.Found:
         JobError: the input cannot be listed, or has nothing to label.
     """
     with explaining_errors("--input", config.input):
-        listing = find.find_shards(config.input, config.format, config.partition, config.output)
+        listing = find.find_shards(config.input, config.format, config.partition, config.output,
+                                   [column.source for column in parse_keep(config.keep)])
         find.check_found(config, listing)
     return listing
 
@@ -145,7 +151,7 @@ def plan_run(config: Config, run_weights: Weights, classes: pa.Table, listing: f
     """
     output, model_id = config.output, run_weights.model_id
     with explaining_errors("--output", output):
-        claim.check_root(config, damaged)
+        claim.check_root(config, damaged, listing.root)
         claim.check_names(config, model_id, classes)
         outputs = ledger.list_labels(output, model_id, config.partition)
         finished = ledger.read_finished(output, model_id, damaged)

@@ -24,9 +24,9 @@ from pipeline.store.explain import explaining_errors
 from pipeline.store.lease import Lease
 from pipeline.store.retry import describe_error
 from pipeline.tables import history, ledger
-from pipeline.tables.claim import claim_output
 from pipeline.tables.layout import report_uri
 from pipeline.tables.ledger_rows import RunRow, to_columns
+from pipeline.tables.owner.claim import claim_output
 from pipeline.upkeep.clean import remove_old_reports
 from pipeline.upkeep.compact import compact_ledger
 
@@ -62,7 +62,7 @@ class Record:
         output, summary = self.config.output, self.summary
         if self.lease:
             self.lease.check()  # the run may have waited for the cluster
-        claim_output(self.config, summary.model_id, self.classes)
+        claim_output(self.config, summary.model_id, self.classes, summary.input_root)
         self.begun = True
         with explaining_errors("--output", output):
             if self.lease:

@@ -13,9 +13,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import find_cost
 from pipeline.errors import CaughtError
 from pipeline.formats.left_out import LeftOut
+from pipeline.parse import find_cost
 from pipeline.report.findings import Findings
 from pipeline.store.retry import describe_error, without_retries
 from pipeline.tables.counts import Counts
@@ -69,6 +69,7 @@ class Summary:
     held_cpu_s: float = 0.0
     held_gpu_s: float = 0.0
     prices: dict[str, float] = field(default_factory=dict)
+    input_root: str = ""
     device: str = ""
     precision: str = ""
     runner: str = ""

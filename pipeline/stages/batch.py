@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.formats.kept import KEPT
 from pipeline.formats.left_out import LEFT_OUT
 from pipeline.model.spec import INPUT_SIZE
 from pipeline.report.gallery import PIXELS
@@ -42,6 +43,7 @@ BLOCK = pa.schema([
     ("segments", pa.list_(SEGMENT)),
     ("node", pa.string()),          # where the images were decoded
     ("samples", pa.list_(pa.struct(list(SAMPLES)))),
+    ("kept", pa.list_(KEPT)),       # the values of --keep of each sample; null if there are none to keep
     ("pixels", pa.large_binary()),  # uint8 [N, 299, 299, 3], N = number of samples
 ])
 
@@ -54,7 +56,7 @@ LABELLING_FIELDS = [
 ]
 
 LABELLED = pa.schema([
-    *(BLOCK.field(name) for name in ("segments", "samples")),
+    *(BLOCK.field(name) for name in ("segments", "samples", "kept")),
     *LABELLING_FIELDS,
     ("moved", pa.bool_()),           # the labeller and the reader ran on different nodes
     ("answers", pa.large_binary()),  # float32 [N, 2k + 1536], as the network gives them
@@ -62,7 +64,7 @@ LABELLED = pa.schema([
 ])
 
 def pack_block(segments: list[dict[str, Any]], samples: dict[str, list[Any]], pixels_NHWC: np.ndarray,
-               node: str) -> pa.Table:
+               node: str, kept: list[tuple[str | None, ...]] | None = None) -> pa.Table:
     """A table of `BLOCK`. The pixels are not copied.
 
     Args:
@@ -70,6 +72,7 @@ def pack_block(segments: list[dict[str, Any]], samples: dict[str, list[Any]], pi
         samples: all columns of `SAMPLES` except the shard, which comes from the segments.
         pixels_NHWC: uint8 [at least N, 299, 299, 3].
         node: where the images were decoded.
+        kept: the values of `--keep` of each sample; None: there are none to keep.
     """
     num_each = np.array([segment["num_images"] for segment in segments])
     shards = pa.array([segment["shard"] for segment in segments], pa.string())
@@ -79,6 +82,7 @@ def pack_block(segments: list[dict[str, Any]], samples: dict[str, list[Any]], pi
     values = {"segments": pa.array([segments], BLOCK.field("segments").type), "node": pa.array([node], pa.string()),
               "samples": pa.ListArray.from_arrays(pa.array([0, len(structs)], pa.int32()), structs,
                                                   type=BLOCK.field("samples").type),
+              "kept": pa.array([kept], BLOCK.field("kept").type),
               "pixels": _as_one_binary(pixels_NHWC, len(structs) * IMAGE_BYTES)}
     return pa.table([values[name] for name in BLOCK.names], schema=BLOCK)
 
@@ -113,6 +117,11 @@ def segments_of(block: pa.Table, row: int = 0) -> list[dict[str, Any]]:
 def samples_of(block: pa.Table, row: int = 0) -> pa.Table:
     """The samples of a row of `BLOCK` or `LABELLED`, as a table of `SAMPLES`."""
     return pa.Table.from_struct_array(block["samples"][row].values).cast(SAMPLES)
+
+
+def kept_of(block: pa.Table, row: int) -> pa.Array:
+    """The values of `--keep` of the samples of a row of `LABELLED`, as an array of `KEPT`."""
+    return block["kept"].slice(row, 1).combine_chunks().flatten()
 
 
 def pixels_of(block: pa.Table) -> np.ndarray:

@@ -12,17 +12,17 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import CaughtError
+from pipeline.formats.kept import KEPT
 from pipeline.report.gallery import make_pictures
-from pipeline.stages.batch import answers_of, samples_of, segments_of
+from pipeline.stages.batch import answers_of, kept_of, samples_of, segments_of
 from pipeline.stages.failures import describe_failure, report_failures
 from pipeline.stages.reports import REPORT, Report, SegmentReport
 from pipeline.stages.sink import Sink
-from pipeline.store import storage
-from pipeline.store.versions import File
 from pipeline.store.retry import is_retryable
+from pipeline.store.versions import File
 from pipeline.tables.counts import Counts
 from pipeline.tables.label_files import ShardVersion
-from pipeline.tables.labels import ROWS, make_rows, split_answers
+from pipeline.tables.labels import make_rows, split_answers
 
 
 @dataclass
@@ -68,11 +68,15 @@ class Committer:
         return _make_report(blocks, segments, pictures).to_table()
 
     def _make_rows(self, blocks: pa.Table, row: int) -> pa.Table:
-        """The rows of one block, as a table of `ROWS`."""
+        """The rows of one block, as a table of `ROWS`; with `--keep` and a column `kept` of `KEPT`."""
         samples = samples_of(blocks, row)
         if not samples.num_rows:
-            return ROWS.empty_table()
-        return make_rows(samples, split_answers(answers_of(blocks, row, samples.num_rows)), self.labels)
+            return self.sink.no_rows()
+        rows = make_rows(samples, split_answers(answers_of(blocks, row, samples.num_rows)), self.labels)
+        kept = kept_of(blocks, row)
+        if not self.sink.keep:
+            return rows
+        return rows.append_column("kept", kept if len(kept) else pa.nulls(len(rows), KEPT))
 
     def commit(self, piece: Piece) -> SegmentReport:
         """Give a piece to the sink, and describe what became of the piece."""

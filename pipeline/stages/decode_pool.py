@@ -24,13 +24,16 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 @dataclass(frozen=True, slots=True)
 class DecodedSample:
-    """A sample without its bytes. `sha256`: of the bytes, None if nobody read them. `seconds`: spent in decoding."""
+    """A sample without its bytes. `sha256`: of the bytes, None if nobody read them. `seconds`: spent in decoding.
+    `kept`: as the sample has it.
+    """
 
     key: str
     num_bytes: int
     sha256: str | None
     decoded: Decoded
     seconds: float
+    kept: tuple[str | None, ...] = ()
 
 
 class DecodePool:
@@ -68,7 +71,8 @@ class DecodePool:
             slot_HWC[...] = 0
             decoded = Decoded(None, None, sample.error)
         sha256 = None if sample.error else hashlib.sha256(sample.encoded).hexdigest()
-        return DecodedSample(sample.key, len(sample.encoded), sha256, decoded, time.perf_counter() - start_s)
+        return DecodedSample(sample.key, len(sample.encoded), sha256, decoded, time.perf_counter() - start_s,
+                             sample.kept)
 
 
 class BlockMemory:

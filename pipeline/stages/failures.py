@@ -15,12 +15,13 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import CaughtError
+from pipeline.formats.kept import NotOfType
 from pipeline.formats.samples import ShardUnreadable
 from pipeline.stages.batch import fail_segment, pack_failures, segments_of
 from pipeline.store.retry import Replaced, describe_error
 
 FRAMES = 4  # of a traceback, the last ones
-_EXPECTED = (OSError, ShardUnreadable, Replaced, MemoryError)  # their messages say enough
+_EXPECTED = (OSError, ShardUnreadable, NotOfType, Replaced, MemoryError)  # their messages say enough
 _STORE_PACKAGES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec", "gcsfs", "google", "azure",
                    "huggingface_hub", "httpx2")
 

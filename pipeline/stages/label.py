@@ -59,6 +59,7 @@ class LabelStage:
             os._exit(1)
         self.busy.begin()
         image_NHWC, segments, samples = pixels_of(block), block["segments"], block["samples"]
+        kept = block["kept"]
         answer_NK = np.empty((0, 0), np.float32)
         pictures = pa.array([[]], LABELLED.field("pictures").type)
         try:
@@ -69,6 +70,7 @@ class LabelStage:
             failed = [fail_segment(segment, describe_failure(error), True) for segment in segments_of(block)]
             segments = pa.array([failed], LABELLED.field("segments").type)
             samples = pa.array([[]], LABELLED.field("samples").type)
+            kept = pa.array([[]], LABELLED.field("kept").type)
             image_NHWC = image_NHWC[:0]
         finally:
             label_s = self.busy.end()
@@ -77,7 +79,7 @@ class LabelStage:
             with self.picker_lock:
                 pictures = self.picker.pick(samples_of(block), answers.label_id[:, 0], answers.prob[:, 0], image_NHWC)
         values: dict[str, Any] = {
-            "segments": segments, "samples": samples, "label_s": [label_s],
+            "segments": segments, "samples": samples, "kept": kept, "label_s": [label_s],
             "num_slots": [self.labeller.slots_for(len(image_NHWC)) if len(image_NHWC) else 0],
             "moved": [block["node"][0].as_py() != self.node], "precision": [self.labeller.precision],
             "runner": [self.labeller.runner], "runner_note": [self.labeller.runner_note],

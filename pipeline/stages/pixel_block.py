@@ -131,4 +131,5 @@ class PixelBlock:
             "width": [sample.decoded.width for sample in samples],
             "height": [sample.decoded.height for sample in samples],
             "sha256": [sample.sha256 for sample in samples], "error": [sample.decoded.error for sample in samples]}
-        return pack_block(segments, columns, self.pixels_NHWC, node)
+        kept = [sample.kept for sample in samples] if any(sample.kept for sample in samples) else None
+        return pack_block(segments, columns, self.pixels_NHWC, node, kept)

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.formats.kept import KEPT, add_kept
+from pipeline.parse import KeptColumn
 from pipeline.store import storage
-from pipeline.store.versions import File
 from pipeline.store.listing import list_files
 from pipeline.store.read_parquet import read_table
-from pipeline.tables.label_files import ShardVersion, encode_file, make_footer
+from pipeline.store.versions import File
+from pipeline.tables.label_files import ShardVersion, encode_file, file_schema, make_footer
+from pipeline.tables.labels import ROWS
 from pipeline.tables.layout import labels_uri
 
 _PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
@@ -32,30 +35,41 @@ class Sink:
     """Where the rows of one run go.
 
     `output`: root URI of the tables. `run_id`: names the staging folder. `embeddings`: `float32`, `float16` or `false`
-    (see `label_files.file_schema`).
+    (see `label_files.file_schema`). `keep`: the kept columns.
     """
 
     output: str
     run_id: str
     model_id: str
     embeddings: str = "float32"
+    keep: tuple[KeptColumn, ...] = ()
+
+    def no_rows(self) -> pa.Table:
+        """The table of no rows, as `write` takes it."""
+        return ROWS.append(pa.field("kept", KEPT)).empty_table() if self.keep else ROWS.empty_table()
 
     def write(self, source: ShardVersion, piece: pa.Table, first: int, end: bool) -> File | None:
         """Take the rows `first`, `first` + 1, … of a shard. `end`: the piece has the last rows of the shard.
+
+        Args:
+            piece: `ROWS`; with `keep` and a column `kept` of `KEPT`.
 
         Returns:
             The committed file, if the piece completed the shard; else None.
 
         Raises:
+            NotOfType: a kept value is not of the type of its column.
             OSError: the path of the shard leads out of the output; or any error of the store.
         """
         uri = labels_uri(self.output, self.model_id, source.shard)
+        if self.keep:
+            piece = add_kept(piece.drop_columns("kept"), piece["kept"].combine_chunks(), self.keep)
         if first == 0 and end:
             return self._commit(uri, source, [piece])
         version = hashlib.sha256(source.etag.encode()).hexdigest()[:16]
         folder = storage.join(self.output, "_staging", self.run_id, source.shard, version)
         name = f"{first:09}-{first + piece.num_rows:09}{'.end' if end else ''}.parquet"
-        storage.put_whole(storage.join(folder, name), encode_file([piece], self.embeddings))
+        storage.put_whole(storage.join(folder, name), encode_file([piece], self._schema()))
         parts = _choose_parts(list_files(folder)["path"].to_pylist())
         if parts is None:
             return None
@@ -68,8 +82,12 @@ class Sink:
         return committed
 
     def _commit(self, uri: str, source: ShardVersion, pieces: Iterable[pa.Table]) -> File:
-        storage.put_whole(uri, encode_file(pieces, self.embeddings, make_footer(source, self.model_id, self.run_id)))
+        footer = make_footer(source, self.model_id, self.run_id, self.keep)
+        storage.put_whole(uri, encode_file(pieces, self._schema(), footer))
         return storage.stat(uri)
+
+    def _schema(self) -> pa.Schema:
+        return file_schema(self.embeddings, self.keep)
 
 
 def _choose_parts(names: list[str]) -> list[tuple[str, int]] | None:

@@ -68,7 +68,8 @@ def with_retries(call: Callable[[], Result]) -> Result:
         stop=stop_after_attempt(TRIES), retry=retry_if_exception(is_transient), reraise=True, enabled=not _switched_off,
         wait=wait_exponential(half_s, longest_s) + wait_random_exponential(half_s, longest_s),
         before_sleep=before_sleep_log(_LOGGER, logging.INFO))
-    return retrying(_call, call)
+    result: Result = retrying(_call, call)
+    return result
 
 
 def _call(call: Callable[[], Result]) -> Result:

@@ -32,8 +32,8 @@ _SEEKING = threading.Lock()  # two open files of some stores share one position
 def open_stream(uri: str) -> AbstractContextManager[tuple[IO[bytes], File]]:
     """A file to read once from its start, some blocks ahead; and its version.
 
-    Each request to S3 names the etag of the opened file (If-Match), and so does each one to Azure. All stores but S3 are
-    asked again at the end.
+    Each request to S3 names the etag of the opened file (If-Match), and so does each one to Azure. All stores but S3
+    are asked again at the end.
 
     Raises:
         Replaced: the file was replaced. The bytes so far are of the old version; of a local file perhaps of both.

@@ -56,6 +56,11 @@ def _split(uri: str) -> tuple[str, str]:
     return (_FIRST_SCHEME.get(scheme, scheme), path) if mark else ("", uri)
 
 
+def without_query(uri: str) -> str:
+    """The URI of a file of a web server without its parameters; another URI as it is."""
+    return uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
+
+
 def printable(name: str) -> str:
     """A name as valid text: bytes that are not UTF-8 become `\\xNN`."""
     try:
@@ -77,7 +82,8 @@ def find_fault(uri: str) -> str | None:
     scheme, rest = (mistyped[1].lower(), mistyped[3].lstrip("/\\")) if mistyped else ("", "")
     meant = f"{scheme}://{rest}" if mistyped else uri
     place = urlsplit(meant) if "://" in meant else None
-    if place and (("@" in place.netloc and not _AZURE_ACCOUNT.fullmatch(place.netloc)) or (":" in place.netloc and not place.netloc.partition(":")[2].isdigit())
+    port = place.netloc.partition(":")[2] if place and ":" in place.netloc else "0"
+    if place and (("@" in place.netloc and not _AZURE_ACCOUNT.fullmatch(place.netloc)) or not port.isdigit()
                   or _SECRET_PARAMETER.search("?" + place.query)):
         return ("holds credentials; give them through the environment (AWS_ACCESS_KEY_ID and so on), where they are "
                 "not written to logs and tables.")

@@ -17,7 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import check_uri, find_cost
+from pipeline.config import check_uri
+from pipeline.parse import find_cost
 from pipeline.store.explain import explaining_errors
 from pipeline.tables import ledger
 from pipeline.tables.ledger_rows import RunRow, ShardRow

@@ -1,14 +1,15 @@
 """The file of one shard: rows -> Parquet bytes, with a footer that names the version of the shard; and the footer
 read back.
 
-In: tables of `ROWS`. Out: the bytes of a file; `FOOTERS`, one row for each file that has our footer.
+In: tables of `ROWS`, with kept columns or without. Out: the bytes of a file; `FOOTERS`, one row for each file that has
+our footer.
 Not here: where the file lies (`layout`), and who puts it (the sink).
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.formats.kept import kept_fields
 from pipeline.model.spec import EMBEDDING_SIZE
+from pipeline.parse import KeptColumn, format_keep
 from pipeline.store import storage
-from pipeline.store.versions import File
 from pipeline.store.read_parquet import DAMAGE
 from pipeline.store.retry import with_retries
+from pipeline.store.versions import File
 from pipeline.tables.labels import ROWS
 from pipeline.tables.layout import labels_folder
 from pipeline.tables.plan import FINISHED
@@ -44,36 +47,40 @@ class ShardVersion:
     etag: str
 
 
-def file_schema(embeddings: str) -> pa.Schema:
-    """The schema of a file: `ROWS`, with the embedding as `float32` or `float16`, or without it for `false`."""
-    at = ROWS.get_field_index("embedding")
+def file_schema(embeddings: str, keep: Sequence[KeptColumn] = ()) -> pa.Schema:
+    """The schema of a file: `ROWS`, with the embedding as `float32` or `float16`, or without it for `false`; behind
+    them the kept columns.
+    """
+    schema, at = pa.schema([*ROWS, *kept_fields(keep)]), ROWS.get_field_index("embedding")
     if embeddings == "false":
-        return ROWS.remove(at)
+        return schema.remove(at)
     number = pa.float32() if embeddings == "float32" else pa.float16()
-    return ROWS.set(at, ROWS.field(at).with_type(pa.list_(number, EMBEDDING_SIZE)))
+    return schema.set(at, ROWS.field(at).with_type(pa.list_(number, EMBEDDING_SIZE)))
 
 
-def make_footer(source: ShardVersion, model_id: str, run_id: str) -> dict[str, str]:
+def make_footer(source: ShardVersion, model_id: str, run_id: str, keep: tuple[KeptColumn, ...] = ()) -> dict[str, str]:
     """The footer of the file of a shard; `encode_file` adds `num_rows` and `num_rejected`, and `read_footers` reads it.
     """
-    return {"source_uri": source.uri, "source_size": str(source.size), "source_etag": source.etag, "model_id": model_id,
-            "run_id": run_id}
+    footer = {"source_uri": source.uri, "source_size": str(source.size), "source_etag": source.etag,
+              "model_id": model_id, "run_id": run_id}
+    return footer | ({"keep": str(format_keep(keep))} if keep else {})
 
 
-def encode_file(pieces: Iterable[pa.Table], embeddings: str, footer: dict[str, str] | None = None) -> bytes:
-    """A Parquet file of `ROWS`: zstd, dictionaries for text and ids only, no statistics of embeddings, page index.
+def encode_file(pieces: Iterable[pa.Table], schema: pa.Schema, footer: dict[str, str] | None = None) -> bytes:
+    """A Parquet file of rows: zstd, dictionaries for text and ids only, no statistics of embeddings, page index.
 
     The function keeps some thousand rows of the pieces at a time.
 
     Args:
-        pieces: tables of `ROWS`, in the order of the rows.
-        embeddings: `float32`, `float16` or `false`.
+        pieces: tables with the columns of the schema, in the order of the rows.
+        schema: of `file_schema`.
         footer: of `make_footer`; None for a piece in the staging folder.
     """
-    buffer, schema = io.BytesIO(), file_schema(embeddings)
+    buffer = io.BytesIO()
+    kept = [name for name in schema.names if name not in ROWS.names]
     num_rows = num_rejected = 0
-    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=_WITH_DICTIONARY,
-                          write_statistics=_WITH_STATISTICS, write_page_index=True) as writer:
+    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=[*_WITH_DICTIONARY, *kept],
+                          write_statistics=[*_WITH_STATISTICS, *kept], write_page_index=True) as writer:
         for group in _group_rows(pieces):
             writer.write_table(group.select(schema.names).cast(schema))
             num_rows += group.num_rows

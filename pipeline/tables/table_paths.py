@@ -28,13 +28,13 @@ _NAME = re.compile(r"(?<![^/\\])((?:in_)*)([^/\\=]+)(?==[^/\\]*[/\\])")
 
 def table_path(shard: str) -> str:
     """The path of the table of a shard."""
-    return _NAME.sub(lambda name: MARK + name[0] if _is_our_column(name[2]) else name[0], shard) + SUFFIX
+    return _NAME.sub(lambda name: MARK + name[0] if is_our_column(name[2]) else name[0], shard) + SUFFIX
 
 
 def shard_of(path: str) -> str | None:
     """The shard of the path of a table; None for a path where no table lies, such as below `label=cat/`."""
     mirrored = path.removesuffix(SUFFIX)
-    shard = _NAME.sub(lambda name: name[0].removeprefix(MARK) if _is_our_column(name[2]) else name[0], mirrored)
+    shard = _NAME.sub(lambda name: name[0].removeprefix(MARK) if is_our_column(name[2]) else name[0], mirrored)
     return shard if path == table_path(shard) else None
 
 
@@ -55,10 +55,10 @@ def table_paths(shards: pa.Array | pa.ChunkedArray) -> pa.Array:
 def find_misread_folder(path: str) -> str | None:
     """The first folder of a path that engines take for one of our columns, if there is one."""
     names = _NAME.finditer(path + "/")
-    return next((name[0] for name in names if not name[1] and _is_our_column(name[2])), None)
+    return next((name[0] for name in names if not name[1] and is_our_column(name[2])), None)
 
 
-def _is_our_column(name: str) -> bool:
+def is_our_column(name: str) -> bool:
     """Whether an engine may take this name for one of our columns.
 
     Some engines unescape names; some ignore capitals.

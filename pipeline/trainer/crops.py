@@ -102,7 +102,7 @@ class Crops:
         with ThreadPoolExecutor(self.num_threads, "crop") as pool:
             for row in shards.to_pylist():
                 target_of = dict(zip(row["keys"], row["targets"], strict=True))
-                if row["group"]:  # loose images are in order of time, so often in order of classes
+                if row["group"] and "members" in row["group"]:  # loose images: in order of time, so often of classes
                     random.shuffle(row["group"]["members"])
                 report = ShardReport(row["shard"], self.side)
                 try:

@@ -21,7 +21,7 @@ from pipeline.model.spec import NUM_IMAGENET_CLASSES
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.uris import canonical_uri
-from pipeline.tables.models import only_model
+from pipeline.tables.owner.models import only_model
 from pipeline.truth.class_ids import resolve_label_ids
 from pipeline.truth.coverage import Coverage, first_example, join_truth, list_images
 from pipeline.truth.sources import Truth

@@ -19,8 +19,7 @@ from pipeline.errors import UserError
 from pipeline.formats.samples import ShardUnreadable
 from pipeline.inputs.find import find_shards
 from pipeline.inputs.kinds import NONE_FOUND, ShardKind, kind_of_shard
-from pipeline.inputs.read import Inputs
-from pipeline.store import storage
+from pipeline.inputs.read import Inputs, group_of, shard_uri
 from pipeline.store.explain import explaining_errors
 from pipeline.store.retry import Replaced, describe_error
 from pipeline.store.uris import canonical_uri
@@ -78,12 +77,11 @@ def list_shards(input_uri: str, format: str) -> list[ListedShard]:
     check_uri("input", input_uri)
     input_uri = canonical_uri(input_uri)
     with explaining_errors("--input", input_uri):
-        rows = find_shards(input_uri, format).shards.to_pylist()
+        found = find_shards(input_uri, format)
+    rows = found.shards.to_pylist()
     if not rows:
         raise UserError(f"--input {input_uri} {NONE_FOUND}.")
-    has_groups = "members" in rows[0]
-    return [ListedShard(row["path"], storage.child(input_uri, row["path"]), row["size"], row if has_groups else None)
-            for row in rows]
+    return [ListedShard(row["path"], shard_uri(found.root, row), row["size"], group_of(row)) for row in rows]
 
 
 def read_shards(shards: Iterable[ListedShard], inputs: Inputs, where: str | None,

@@ -138,7 +138,7 @@ def guess_where(input_uri: str, inputs: Inputs, format: str = "auto") -> str:
     for shard in list_shards(input_uri, format)[:MAX_LOOKED_AT]:
         kind, path = shard.kind, shard.path
         places = [*kind.likely_truths, "folder"]
-        if shard.group is not None:
+        if shard.group is not None and "members" in shard.group:
             if any(read_folder(str(member["path"])) for member in shard.group["members"]):
                 return "folder"
             continue

@@ -22,11 +22,12 @@ from pipeline.inputs.find import check_found, find_shards
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.lease import hold_lease
-from pipeline.tables import claim, ledger
+from pipeline.tables import ledger
 from pipeline.tables.label_files import read_footers
 from pipeline.tables.layout import classes_uri, labels_folder
 from pipeline.tables.ledger_rows import ShardRow
-from pipeline.tables.models import list_models
+from pipeline.tables.owner import claim
+from pipeline.tables.owner.models import list_models
 from pipeline.tables.plan import FINISHED, make_plan
 from pipeline.tables.table_paths import shard_of, table_paths
 from pipeline.upkeep.clean import REMOVALS_AT_ONCE
@@ -115,7 +116,7 @@ def _list_input(output: str, gone: Gone) -> pa.Table:
         found = find_shards(config.input, config.format, output=config.output)
         check_found(config, found)  # an input without shards would remove everything
     with explaining_errors("--output", config.output):
-        claim.check_root(config, [])
+        claim.check_root(config, [], found.root)
     return found.shards
 
 

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.store import storage
 from pipeline.tables import ledger
 from pipeline.tables.layout import labels_folder, tables_glob
-from pipeline.tables.models import only_model
+from pipeline.tables.owner.models import only_model
 from tests.ask.test_query import ANSWERS, MODEL, NAMES, fill
 from tests.support.jobs import job
 from tests.tables.test_table_paths import put

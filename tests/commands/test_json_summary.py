@@ -7,8 +7,9 @@ import pytest
 
 from pipeline.commands.app import main
 from pipeline.commands.json_summary import writing_summary
-from pipeline.config import Config, parse_price
+from pipeline.config import Config
 from pipeline.errors import JobError, UserError
+from pipeline.parse import parse_price
 from pipeline.run.summary import Summary
 from tests.support.jobs import SEED, job
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.formats.compression import Undecodable, detect_packing, unpack
 from pipeline.formats.samples import ShardUnreadable
-from pipeline.formats.tar import read_samples
+from pipeline.formats.tars.compression import Undecodable, detect_packing, unpack
+from pipeline.formats.tars.read import read_samples
 from pipeline.inputs.read import Inputs
 from pipeline.store.stream import open_stream
 from tests.formats.test_tar import PHOTOS, read

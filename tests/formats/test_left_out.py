@@ -11,10 +11,10 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.formats.left_out import MAX_SUFFIXES, LeftOut, suffix_of
-from pipeline.formats.tar import read_samples
+from pipeline.formats.tars.read import read_samples
 from pipeline.inputs.find import check_found, find_shards
 from pipeline.inputs.read import Inputs
-from pipeline.tables.claim import check_kind
+from pipeline.tables.owner.claim import check_kind
 from tests.support.tars import make_tar
 
 
@@ -92,13 +92,13 @@ def test_hidden_folders_and_leftovers_are_no_input_but_partitions_are(tmp_path):
     root = folder_of(tmp_path, "part-0.parquet", "_temporary/0/part-0.parquet", ".x/b.parquet",
                      "_delta_log/0.checkpoint.parquet",
                      "._part-0.parquet", "_part.parquet", "dt=2026-11-24/_x=1/c.parquet", "@eaDir/d.parquet")
-    found, left_out = find_shards(root)
+    found, left_out, _ = find_shards(root)
     assert found["path"].to_pylist() == ["dt=2026-11-24/_x=1/c.parquet", "part-0.parquet"]
     assert counted(left_out) == {("hidden", ".parquet"): 6}
 
 
 def test_images_may_begin_with_a_line_but_not_with_a_dot(tmp_path):
-    found, left_out = find_shards(folder_of(tmp_path, "_DSC1.jpg", "._DSC1.jpg", ".thumbs/a.jpg", "__MACOSX/a.jpg",
+    found, left_out, _ = find_shards(folder_of(tmp_path, "_DSC1.jpg", "._DSC1.jpg", ".thumbs/a.jpg", "__MACOSX/a.jpg",
                                             "b.jpg"))
     assert [member["path"] for row in found.to_pylist() for member in row["members"]] == ["_DSC1.jpg", "b.jpg"]
     assert left_out.total("hidden") == 3
@@ -108,17 +108,17 @@ def test_images_may_begin_with_a_line_but_not_with_a_dot(tmp_path):
 
 def test_the_kind_that_is_not_read_is_told(tmp_path):
     root = folder_of(tmp_path, "a.tar", "b.jpg", "c/d.png", "e.parquet", "notes.md", "a.json")
-    found, left_out = find_shards(root)
+    found, left_out, _ = find_shards(root)
     assert found["path"].to_pylist() == ["a.tar"]
     assert counted(left_out) == {("other_kind", ".jpg"): 1, ("other_kind", ".png"): 1, ("other_kind", ".parquet"): 1,
                                  ("other_name", ".md"): 1}
-    found, left_out = find_shards(root, "images")
+    found, left_out, _ = find_shards(root, "images")
     assert counted(left_out) == {("other_kind", ".tar"): 1, ("other_kind", ".parquet"): 1, ("other_name", ".md"): 1,
                                  ("other_name", ".json"): 1}
 
 
 def test_files_beside_an_image_belong_to_it(tmp_path):
-    _, left_out = find_shards(folder_of(tmp_path, "x/a.jpg", "x/a.json", "x/a.jpg.txt", "x/a.heic", "y/a.json"))
+    _, left_out, _ = find_shards(folder_of(tmp_path, "x/a.jpg", "x/a.json", "x/a.jpg.txt", "x/a.heic", "y/a.json"))
     assert counted(left_out) == {("other_name", ".heic"): 1, ("other_name", ".json"): 1}
 
 
@@ -168,7 +168,7 @@ def test_links_pipes_and_odd_times_stop_nothing(tmp_path):
     (tmp_path / "in/sub/up").symlink_to("..")
     os.mkfifo(tmp_path / "in/pipe.png")
     os.mkfifo(tmp_path / "in/pipe")
-    found, left_out = find_shards(root)
+    found, left_out, _ = find_shards(root)
     inputs = Inputs(None, None, 100, None)
     rows = {}
     for row in found.to_pylist():

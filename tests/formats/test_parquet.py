@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.formats.parquet import read_keys, read_rows
+from pipeline.formats.parquet import ParquetShard, read_keys, read_rows
 from pipeline.formats.samples import ShardUnreadable
 from pipeline.inputs.find import check_found, find_shards
 from pipeline.inputs.read import Inputs
@@ -30,7 +30,7 @@ def parquet(**columns: pa.Array) -> bytes:
 def read(data: bytes, image: str | None = None, key: str | None = None, max_bytes: int = 5000,
          most: int | None = None) -> list[tuple[int, str, bytes, str | None]]:
     return [(sample.index, sample.key, sample.encoded, sample.error)
-            for sample in read_rows(io.BytesIO(data), image, key, max_bytes, most)]
+            for sample in read_rows(ParquetShard(io.BytesIO(data)), image, key, max_bytes, most)]
 
 
 def test_bytes_with_a_key_or_without():
@@ -137,8 +137,8 @@ def test_what_is_refused_names_its_type():
 def test_keys_and_truths_are_read_without_the_images(column):
     data = parquet(image=column, label=pa.array(["cat", None]))
     expected = [(row[1], truth) for row, truth in zip(read(data), ["cat", None], strict=True)]
-    assert [(one.key, one.truth) for one in read_keys(io.BytesIO(data), None, None, "label")] == expected
-    assert [one.key for one in read_keys(io.BytesIO(data), None, None)] == [key for key, _ in expected]
+    assert [(one.key, one.truth) for one in read_keys(ParquetShard(io.BytesIO(data)), None, None, "label")] == expected
+    assert [one.key for one in read_keys(ParquetShard(io.BytesIO(data)), None, None)] == [key for key, _ in expected]
 
 
 @pytest.mark.parametrize(("data", "says"), [

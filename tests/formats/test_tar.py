@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.formats.samples import ShardUnreadable
-from pipeline.formats.tar import SHARD_NAME, read_samples
+from pipeline.formats.tars.read import SHARD_NAME, read_samples
 from tests.support.tars import make_tar
 
 

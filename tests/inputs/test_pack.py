@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.formats.tar import read_samples
+from pipeline.formats.tars.read import read_samples
 from pipeline.inputs.pack import pack
 from pipeline.inputs.pack_members import make_keys
 from tests.support.jobs import job

@@ -80,7 +80,7 @@ def test_every_file_of_a_folder_is_a_row_or_left_out(tmp_path, seeds):
         if num_loops:
             (root / "up").symlink_to(".", target_is_directory=True)
         begun = time.monotonic()
-        found, left_out = find_shards(str(root), "images")
+        found, left_out, _ = find_shards(str(root), "images")
         errors, _, failed = read(str(root), found)
         assert not failed and {error for error in errors if error} <= {"too_large", *NOT_READ.values()}
         beside = count_beside(taken)

@@ -22,9 +22,9 @@ from pipeline.run import execute, night
 from pipeline.run.night import new_run_id
 from pipeline.run.record import Record
 from pipeline.run.summary import Summary
-from pipeline.tables.claim import claim_output
 from pipeline.tables.history import read_settings
 from pipeline.tables.ledger_rows import RUNS, to_columns
+from pipeline.tables.owner.claim import claim_output
 from tests.support.cluster import Cluster
 from tests.support.jobs import SEED, digest, job, labels_folder, start_label
 from tests.support.tars import make_tar

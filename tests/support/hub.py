@@ -33,7 +33,8 @@ class Hub:
         entry = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
         if is_bucket:
             return entry | {"xetHash": digest, "mtime": "2026-11-24T01:00:00.000Z"}
-        return entry | ({"lfs": {"oid": digest, "size": len(data), "pointerSize": 134}} if path.endswith(".tar") else {})
+        lfs = {"oid": digest, "size": len(data), "pointerSize": 134}
+        return entry | ({"lfs": lfs} if path.endswith(".tar") else {})
 
     def list(self, folder: str, recursive: bool, is_bucket: bool) -> list[dict[str, Any]]:
         """The entries below a folder."""

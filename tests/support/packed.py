@@ -4,7 +4,7 @@ import tarfile
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.formats.tar import read_samples
+from pipeline.formats.tars.read import read_samples
 from pipeline.inputs.read import Inputs
 from pipeline.truth import sources
 

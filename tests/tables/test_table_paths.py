@@ -24,10 +24,10 @@ from pipeline.stages.sink import Sink
 from pipeline.store import storage
 from pipeline.store.listing import FILES, list_files
 from pipeline.tables import history, ledger
-from pipeline.tables.claim import check_root
 from pipeline.tables.label_files import ShardVersion, read_footers
 from pipeline.tables.labels import ROWS, SAMPLES, Answers, make_rows
 from pipeline.tables.layout import labels_folder, labels_uri, tables_glob
+from pipeline.tables.owner.claim import check_root
 from pipeline.tables.plan import FINISHED, make_plan
 from pipeline.tables.table_paths import shard_of, table_path, table_paths
 from tests.ask.test_query import LABELS, MODEL

@@ -24,7 +24,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from pipeline.errors import UserError
 from pipeline.store.retry import Replaced
 
-ONCE = {"retry_total": 0, "connection_timeout": 10, "read_timeout": 20}  # `retry` repeats; seconds
+ONCE: dict[str, Any] = {"retry_total": 0, "connection_timeout": 10, "read_timeout": 20}  # `retry` repeats; seconds
 _ACCOUNT = re.compile(r"([^/@]+)@([a-z0-9]+)\.(?:dfs|blob)\.core\.windows\.net(?=/|$)")
 
 
@@ -38,7 +38,7 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
         self.client = connect(account_name)
 
     @classmethod
-    def _strip_protocol(cls, path: str) -> str:
+    def _strip_protocol(cls, path: str) -> Any:
         scheme, mark, rest = path.partition("://")
         return _ACCOUNT.sub(r"\1", rest if mark and scheme in cls.protocol else path, count=1).strip("/")
 
@@ -47,7 +47,7 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
         match = _ACCOUNT.match(path.partition("://")[2])
         return {"account_name": match[2]} if match else {}
 
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
         """The blob or the folder at a path. Raises FileNotFoundError."""
         path = self._strip_protocol(path)
         container, _, name = path.partition("/")
@@ -60,7 +60,7 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return {"name": path, "size": 0, "type": "directory"}
 
-    def exists(self, path: str, **_: Any) -> bool:
+    def exists(self, path: str, **options: Any) -> bool:
         """Whether there is a blob or a folder at a path."""
         try:
             self.info(path)
@@ -69,15 +69,16 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
         return True
 
     def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False,
-             **_: Any) -> Any:
+             **options: Any) -> Any:
         """All blobs below a path, in order of their names, or the blob itself."""
         container = self._strip_protocol(path).partition("/")[0]
-        infos = {info["name"]: info for blob in self._list(path) if (info := _describe(container, blob))["type"] == "file"}
+        below = [_describe(container, blob) for blob in self._list(path)]
+        infos = {info["name"]: info for info in below if info["type"] == "file"}
         if not infos and self.exists(path) and (only := self.info(path))["type"] == "file":
             infos = {only["name"]: only}
         return infos if detail else [*infos]
 
-    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         """The blobs and folders directly below a path, or the blob itself. Raises FileNotFoundError."""
         path = self._strip_protocol(path)
         container, _, name = path.partition("/")
@@ -85,7 +86,7 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
         infos = {(info := _describe(container, item))["name"]: info for item in found}
         if not infos:
             only = self.info(path)
-            infos = {path: only} if only["type"] == "file" else {}
+            infos = {only["name"]: only} if only["type"] == "file" else {}
         return [*infos.values()] if detail else [*infos]
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
@@ -98,7 +99,7 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
         return data
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", content_type: str | None = None,
-                  **_: Any) -> None:
+                  **options: Any) -> None:
         """Put a blob whole. With `mode="create"` raises FileExistsError if there is one."""
         container, _, name = self._strip_protocol(path).partition("/")
         try:

@@ -13,7 +13,10 @@ import secrets
 from typing import Any
 
 import aiohttp
-from gcsfs.core import GCSFileSystem, quote  # not the class of `gcsfs` itself, which asks a second API about each bucket
+from gcsfs.core import (  # not the class of `gcsfs` itself, which asks a second API about each bucket
+    GCSFileSystem,
+    quote,
+)
 
 # gcsfs repeats each request up to six times. Ours are repeated by `retry`, and retries of retries multiply.
 _request_once = GCSFileSystem._request.__wrapped__

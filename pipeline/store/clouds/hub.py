@@ -18,7 +18,12 @@ from urllib.parse import quote
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, parse_hf_uri
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are of its interface, by name only
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    parse_hf_uri,
+)
 
 TIMEOUT_S = 20.0
 
@@ -32,7 +37,7 @@ class HubFiles(AbstractFileSystem):  # type: ignore[misc]
         super().__init__(**options)
         self.api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
         """The file or the folder at a path. Raises FileNotFoundError."""
         path = self._strip_protocol(path)
         place = parse_hf_uri("hf://" + path)
@@ -40,7 +45,7 @@ class HubFiles(AbstractFileSystem):  # type: ignore[misc]
             self._check_root(place)
             return {"name": path, "size": 0, "type": "directory"}
         if place.is_bucket:
-            found = [*self.api.get_bucket_paths_info(place.id, [place.path_in_repo])]
+            found: list[Any] = [*self.api.get_bucket_paths_info(place.id, [place.path_in_repo])]
             if not found and any(True for _ in self._list(place, False)):
                 return {"name": path, "size": 0, "type": "directory"}
         else:
@@ -50,7 +55,7 @@ class HubFiles(AbstractFileSystem):  # type: ignore[misc]
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return _describe(path, found[0])
 
-    def exists(self, path: str, **_: Any) -> bool:
+    def exists(self, path: str, **options: Any) -> bool:
         """Whether there is a file or a folder at a path."""
         try:
             self.info(path)
@@ -59,12 +64,12 @@ class HubFiles(AbstractFileSystem):  # type: ignore[misc]
         return True
 
     def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False,
-             **_: Any) -> Any:
+             **options: Any) -> Any:
         """All files below a path, but not a file that the path itself names: nothing of the hub is removed."""
         infos = {info["name"]: info for info in self._describe_all(path, True) if info["type"] == "file"}
         return infos if detail else [*infos]
 
-    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         """The files and folders directly below a path, or the file itself. Raises FileNotFoundError."""
         infos = self._describe_all(path, False) or [self.info(path)]
         return infos if detail else [info["name"] for info in infos]

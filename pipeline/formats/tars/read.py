@@ -3,7 +3,8 @@
 In: an open tar shard: plain, gzip, bzip2, xz or zstd. Its first bytes say which.
 Out: one `Sample` for each key that has an image. The rule is WebDataset's: the key is the path of a member up to the
 first dot of its base name. Neighbours with the same key are one sample. The first image of a key counts, or the image
-with the suffix that the caller asks for. On request a sample has the text of the member with the truth.
+with the suffix that the caller asks for. On request a sample has the text of the member with the truth, and the
+values of other members beside the image (`kept_members`).
 Members that give no sample and belong to no image are counted.
 Not here: compression, the format of headers, decoding. Members are streamed; nothing is extracted to disk.
 """
@@ -12,13 +13,15 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator
-from typing import IO, Any, cast
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, NamedTuple, cast
 
-from pipeline.formats.compression import Undecodable, detect_packing, unpack
+from pipeline.formats.kept import MAX_BYTES as MAX_KEPT_BYTES
 from pipeline.formats.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
 from pipeline.formats.samples import KeyTruth, Sample, ShardUnreadable, parse_key_truth
-from pipeline.formats.tar_headers import BLOCK_BYTES, explain_end, is_header, open_tar
+from pipeline.formats.tars.compression import Undecodable, detect_packing, unpack
+from pipeline.formats.tars.headers import BLOCK_BYTES, explain_end, is_header, open_tar
+from pipeline.formats.tars.kept_members import JSON, find_kept
 from pipeline.model.spelling import read_name
 from pipeline.store.contents import name_contents
 from pipeline.store.uris import printable
@@ -55,7 +58,7 @@ def read_key_truths(file: IO[bytes], suffix: str | None, image_suffix: str | Non
 
 def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None,
                  truth_suffix: str | None = None, image_suffix: str | None = None, left_out: LeftOut | None = None,
-                 lone_texts: list[tuple[str, str]] | None = None) -> Iterator[Sample]:
+                 lone_texts: list[tuple[str, str]] | None = None, keep: Sequence[str] = ()) -> Iterator[Sample]:
     """Stream the samples of a tar shard.
 
     Args:
@@ -66,6 +69,7 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
         image_suffix: of the image that counts if a key has several, such as `jpg` or `rgb.png`. None: the first image.
         left_out: counts the members that give no sample and belong to none.
         lone_texts: receives key and text of each member with a truth that lies beside no image.
+        keep: the sources of `--keep`: suffixes of members, or names in the member `.json`.
 
     Raises:
         ShardUnreadable: the file is no tar, it is cut or damaged (also where Python's tarfile would end in silence), or
@@ -76,11 +80,13 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
     image_suffix = image_suffix and image_suffix.lower().lstrip(".")
     left_out = LeftOut() if left_out is None else left_out
     lone_texts = [] if lone_texts is None else lone_texts
+    kept_suffixes = frozenset((*(source.lower() for source in keep), JSON)) if keep else frozenset()
+    wanted = _Wanted(max_bytes, truth_suffix, image_suffix, tuple(keep), kept_suffixes)
     try:
         stream, head = _open_tar_stream(file)
         with open_tar(stream, head) as tar:
             try:
-                for sample in _iterate_samples(tar, max_bytes, truth_suffix, image_suffix, left_out, lone_texts):
+                for sample in _iterate_samples(tar, wanted, left_out, lone_texts):
                     if sample.index == max_samples:
                         raise ShardUnreadable(f"more than {max_samples:,} images; make smaller shards, or raise "
                                               "--max-shard-images")
@@ -124,16 +130,28 @@ def _explain_no_tar(head: bytes, packing: str | None) -> str:
     return f"{subject} no tar, or damaged: no valid tar header at byte 0"
 
 
-def _iterate_samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | None, image_suffix: str | None,
-                     left_out: LeftOut, lone_texts: list[tuple[str, str]]) -> Iterator[Sample]:
+class _Wanted(NamedTuple):
+    """What the caller asks for. `kept_suffixes`: of the members that may have values of `keep`."""
+
+    max_bytes: int
+    truth_suffix: str | None
+    image_suffix: str | None
+    keep: tuple[str, ...]
+    kept_suffixes: frozenset[str]
+
+
+def _iterate_samples(tar: tarfile.TarFile, wanted: _Wanted, left_out: LeftOut,
+                     lone_texts: list[tuple[str, str]]) -> Iterator[Sample]:
     num_samples, previous, image, truth = 0, None, None, None
     others: list[str] = []  # members of the key that are neither its image nor its truth
+    kept: dict[str, bytes] = {}  # the content of those that may have values of `keep`, by suffix
 
     def finish_key() -> Sample | None:
         """The sample of the key that has just ended, if it has an image; what it has besides is counted or kept."""
         _count_others(others, image is not None, left_out)
         if image is not None:
-            return Sample(num_samples, printable(str(previous)), *image, truth)
+            values = find_kept(printable(str(previous)), kept, wanted.keep) if wanted.keep else ()
+            return Sample(num_samples, printable(str(previous)), *image, truth, values)
         if truth is not None:
             lone_texts.append((printable(str(previous)), truth))
         return None
@@ -151,17 +169,19 @@ def _iterate_samples(tar: tarfile.TarFile, max_bytes: int, truth_suffix: str | N
             if sample := finish_key():
                 yield sample
                 num_samples += 1
-            previous, image, truth, others = key, None, None, []
+            previous, image, truth, others, kept = key, None, None, [], {}
         suffix = member.name[len(key) + 1:].lower()
-        if member.name.lower().endswith(IMAGE_SUFFIXES) and image_suffix in (None, suffix):
+        if member.name.lower().endswith(IMAGE_SUFFIXES) and wanted.image_suffix in (None, suffix):
             if image is None:
-                image = _read_content(tar, member, max_bytes)
+                image = _read_content(tar, member, wanted.max_bytes)
             else:
                 left_out.add_name("same_key", printable(member.name))
-        elif truth_suffix is not None and suffix == truth_suffix:
+        elif wanted.truth_suffix is not None and suffix == wanted.truth_suffix:
             truth = _read_truth(tar, member)
         else:
             others.append(member.name)
+            if suffix in wanted.kept_suffixes:
+                kept[suffix] = _read_kept(tar, member)
     if sample := finish_key():
         yield sample
 
@@ -180,6 +200,14 @@ def _read_truth(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
     content, error = _read_content(tar, member, MAX_TRUTH_BYTES)
     text = content.decode("utf-8", "backslashreplace").strip("\r\n")
     return None if error or read_name(text) is None else text
+
+
+def _read_kept(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content, error = _read_content(tar, member, MAX_KEPT_BYTES)
+    if error == "too_large":
+        raise ShardUnreadable(f"{member.name!r} has {member.size:,} bytes: too many for a value of --keep, which takes "
+                              f"{MAX_KEPT_BYTES:,}")
+    return content
 
 
 def _read_content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> tuple[bytes, str | None]:

@@ -1,7 +1,7 @@
-"""Who an output belongs to: one input root, and one list of class names for each model.
+"""Who an output belongs to: one input root, one list of kept columns, and one list of class names for each model.
 
 In: the config, the output as it stands. Out: a `UserError` in a sentence, or the marks `input.json` and
-`classes/<model_id>.parquet`.
+`classes/<model_id>.parquet`. Not here: which columns are kept (`keep.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import re
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,11 +28,19 @@ TABLES_READ = 20  # at most, for a footer that names the input
 _LOOSE_IMAGES = re.compile(r"images-(first|[0-9a-f]{12})\.parquet")  # the table of a group of loose images
 
 
-def check_root(config: Config, damaged: list[str]) -> None:
+class Mark(NamedTuple):
+    """What an output belongs to. `input`: its root. `keep`: the kept columns with their types, as `--keep` has them."""
+
+    input: str
+    keep: str | None
+
+
+def check_root(config: Config, damaged: list[str], root: str | None = None) -> None:
     """Check that the output belongs to this input, and that DuckDB reads its path as it is meant.
 
     Args:
         damaged: gets the marks of the output that cannot be understood; `claim_output` writes them again.
+        root: of the input: the folder of a pattern. None: the input itself.
 
     Raises:
         UserError: the output holds the labels of another input root, which this run would replace; or a folder above
@@ -41,8 +50,9 @@ def check_root(config: Config, damaged: list[str]) -> None:
     if folder := find_misread_folder(config.output):
         raise UserError(f"--output {config.output}: DuckDB takes its folder {folder}=… for the column {folder} "
                         "of the tables; name another --output, or rename that folder.")
-    owner = _read_owner(config.output, damaged)
-    if owner is not None and owner != config.input:
+    mark = read_mark(config.output, damaged)
+    owner = mark.input if mark else None
+    if owner is not None and owner != (root or config.input):
         raise UserError(f"--output {config.output} holds the labels of --input {owner}, and an output belongs to one "
                         f"input: give {config.input} an --output of its own.")
 
@@ -86,8 +96,11 @@ def check_names(config: Config, model_id: str, classes: pa.Table) -> None:
                         "use the same file or another --output.")
 
 
-def claim_output(config: Config, model_id: str, classes: pa.Table) -> None:
+def claim_output(config: Config, model_id: str, classes: pa.Table, root: str | None = None) -> None:
     """Mark the output as this input's, and store the class names of the model. `check_names` must have passed.
+
+    Args:
+        root: as in `check_root`.
 
     Raises:
         UserError: the output cannot be written.
@@ -97,8 +110,8 @@ def claim_output(config: Config, model_id: str, classes: pa.Table) -> None:
             buffer = io.BytesIO()
             pq.write_table(classes, buffer)
             storage.put_whole(classes_uri(config.output, model_id), buffer.getvalue())
-        mark = json.dumps({"input": config.input}) + "\n"
-        storage.put_whole(mark_uri(config.output), mark.encode())
+        mark = {"input": root or config.input} | ({"keep": config.keep} if config.keep else {})
+        storage.put_whole(mark_uri(config.output), (json.dumps(mark) + "\n").encode())
 
 
 def _read_classes(output: str, model_id: str, schema: pa.Schema) -> pa.Table | None:
@@ -111,15 +124,20 @@ def _read_classes(output: str, model_id: str, schema: pa.Schema) -> pa.Table | N
     return stored if stored is not None and stored.schema.equals(schema) else None
 
 
-def _read_owner(output: str, damaged: list[str]) -> str | None:
-    """The input root of an output: from its mark; if the mark is lost, from the footer of one of its first tables."""
-    mark = _read(mark_uri(output))
-    if mark is not None:
+def read_mark(output: str, damaged: list[str]) -> Mark | None:
+    """The mark of an output; if it is lost, the same from the footer of one of the first tables; None if there is
+    neither.
+
+    Args:
+        damaged: gets the path of a mark that cannot be understood.
+    """
+    data = _read(mark_uri(output))
+    if data is not None:
         try:
-            owner = json.loads(mark)["input"]
-            if isinstance(owner, str):
-                return owner
-        except (ValueError, KeyError, TypeError):
+            mark = json.loads(data)
+            if isinstance(mark["input"], str) and isinstance(mark.get("keep"), str | None):
+                return Mark(mark["input"], mark.get("keep"))
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass
         damaged.append("input.json")
     try:
@@ -133,7 +151,8 @@ def _read_owner(output: str, damaged: list[str]) -> str | None:
             footer = pq.read_metadata(io.BytesIO(data)).metadata or {}
             mirrored = path.partition("/")[2]  # the path below model=<model_id>/
             shard = shard_of(mirrored) or mirrored.removesuffix(SUFFIX)
-            return str(footer[b"source_uri"].decode().removesuffix("/" + shard))
+            keep = footer.get(b"keep")
+            return Mark(footer[b"source_uri"].decode().removesuffix("/" + shard), keep.decode() if keep else None)
         except (FileNotFoundError, *DAMAGE):
             continue
         except OSError as error:
