@@ -1,7 +1,9 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-.PHONY: setup demo test docs rehearsal chaos training lint bench bench-gpu
+IMAGE ?= localhost/label:0.1.0
+
+.PHONY: setup demo test docs rehearsal chaos training schedulers image lint bench bench-gpu
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -10,7 +12,7 @@ setup: .venv/.done
 demo: setup
 	$(PY) jobs/demo.py $(if $(WEIGHTS),--weights $(WEIGHTS))
 test: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m 'not gpu and not chaos and not training and not rehearsal and not docs'
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not gpu and not chaos and not training and not rehearsal and not docs and not schedulers and not image'
 docs: setup
 	$(PY) -m pytest -n 2 --dist worksteal -m 'docs and not training'
 rehearsal: setup
@@ -19,6 +21,14 @@ chaos: setup
 	$(PY) -m pytest -m 'chaos and not rehearsal' -s
 training: setup
 	$(PY) -m pytest -m training -s
+schedulers: .venv/.schedulers
+	$(PY) -m pytest -m schedulers -s
+.venv/.schedulers: .venv/.done tests/schedulers/airflow.txt tests/schedulers/dagster.txt tests/schedulers/sky.txt
+	for name in airflow dagster sky; do \
+	  $(PYTHON) -m venv .venv/$$name && .venv/$$name/bin/pip install -q -r tests/schedulers/$$name.txt || exit 1; done
+	touch $@
+image:
+	cluster/build_image.sh $(IMAGE) $(ARGS)
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy pipeline jobs

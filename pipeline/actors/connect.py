@@ -28,6 +28,7 @@ LOOK_S = 0.02
 UP_SOON_S = 4.0  # for a Ray that is starting, after the request to end
 NO_TOKEN = b"InvalidAuthToken"  # in the lines of Ray's C++ part, each second, if the cluster does not take the token
 LOCAL = "local"
+SHARED_MEMORY = "/dev/shm"
 
 
 def connect(stream: TextIO, stop: Stop) -> bool:
@@ -61,7 +62,27 @@ def connect(stream: TextIO, stop: Stop) -> bool:
     if start.error is not None:  # Ray raises no kind of its own
         place = "on this machine" if address in (None, LOCAL) else f"at RAY_ADDRESS {address}"
         raise NoCluster(f"Ray {place} {_explain(start.error, lines)}.") from start.error
+    if address in (None, LOCAL):
+        store_bytes = ray.cluster_resources().get("object_store_memory", 0)  # type: ignore[no-untyped-call]
+        stream.write(note_small_memory(store_bytes, find_free_bytes(SHARED_MEMORY)))
     return True
+
+
+def note_small_memory(store_bytes: float, free_bytes: int) -> str:
+    """A line if the shared memory is too small for Ray's objects, so that Ray keeps them in files; else nothing."""
+    if free_bytes >= store_bytes:
+        return ""
+    return (f"{SHARED_MEMORY} has {free_bytes / 1e6:,.0f} MB, and Ray wants {store_bytes / 1e9:.1f} GB: it keeps objects "
+            f"in {tempfile.gettempdir()}, which is slower; give a container more (--shm-size {store_bytes / 1e9:.0f}g)\n")
+
+
+def find_free_bytes(folder: str) -> int:
+    """The free bytes of a filesystem; 0 if there is no such folder."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return 0
+    return status.f_bavail * status.f_frsize
 
 
 def disconnect() -> None:

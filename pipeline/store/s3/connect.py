@@ -11,8 +11,9 @@ import fsspec
 
 from pipeline.store.s3.places import find_options
 
-# No listing is cached, because other runs write to the store too. `retry` repeats calls, so botocore must not.
-S3_OPTIONS = {"use_listings_cache": False, "config_kwargs": {
+# No listing is cached, because other runs write to the store too. `retry` repeats calls, so botocore must not. A whole
+# file is one request: several at once begin with a look at its size, and may be of several versions.
+S3_OPTIONS = {"use_listings_cache": False, "max_concurrency": 1, "config_kwargs": {
     "connect_timeout": 10, "read_timeout": 20, "retries": {"mode": "standard", "total_max_attempts": 1}}}
 
 
