@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 for tool in docker podman buildah; do
   if "$tool" info >/dev/null 2>&1; then
     echo "$tool build $image" >&2
+    [ "$tool" != buildah ] || set -- --layers "$@"  # without it, each change of the code makes all of the image anew
     exec "$tool" build "$@" -f cluster/Dockerfile -t "$image" .
   fi
 done

@@ -1,10 +1,14 @@
 """Whole runs on Google's and on Azure's store, and from one store to another: killed, resumed, asked, verified."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.store import storage
@@ -60,12 +64,31 @@ def test_from_one_store_to_another(s3, gs, shards, undisturbed, monkeypatch):
 
 @pytest.mark.parametrize(("uri", "module", "extra"), [("gs://photos/in", "gcsfs.core", "[gcs]"),
                                                       ("abfs://photos/in", "azure.storage.blob", "[azure]")])
-def test_a_package_that_is_not_installed_is_told_as_an_extra(uri, module, extra, tmp_path: Path):
+def test_a_package_that_is_not_installed_is_told_as_an_extra(uri, module, extra, shards, tmp_path: Path):
     program = f"import sys; sys.modules[{module!r}] = None; from pipeline.commands.app import main; main()"
-    for flags in (("--input", uri, "--output", str(tmp_path)), ("--input", str(tmp_path), "--output", uri)):
-        done = subprocess.run([sys.executable, "-c", program, "run", *flags], capture_output=True, text=True, cwd=ROOT,
+    for flags in (("--input", uri, "--output", str(tmp_path)), ("--input", str(shards), "--output", uri)):
+        command = [sys.executable, "-c", program, "run", *flags, "--weights", "seed:0"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT,
                               timeout=120, check=False)
         assert done.returncode == 2 and f"pip install 'label-pipeline{extra}'" in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1
 
 
+
+
+@pytest.mark.parametrize("scheme", ["gs", "abfs"])
+def test_files_that_others_write_and_read_through_our_filesystem(request, scheme, monkeypatch):
+    """As Ray writes checkpoints and pyarrow reads tables."""
+    for name, value in request.getfixturevalue(scheme).environ().items():
+        monkeypatch.setenv(name, value)
+    forget_stores()
+    fs, path = storage.locate(f"{scheme}://photos/others")
+    data = os.urandom(12 * 2**20)
+    with fs.open(f"{path}/large", "wb") as file:
+        for start in range(0, len(data), 2**20):
+            file.write(data[start:start + 2**20])
+    assert storage.read_bytes(f"{scheme}://photos/others/large") == data
+    with pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)).open_output_stream(f"{path}/a.parquet") as out:
+        pq.write_table(pa.table({"a": [1, 2]}), out)
+    assert pq.read_table(path + "/a.parquet", filesystem=fs)["a"].to_pylist() == [1, 2]
+    forget_stores()

@@ -49,7 +49,8 @@ def run_inside(tool: str, image: str, command: list[str], mount: Path) -> subpro
     container = f"label-{uuid.uuid4().hex[:8]}"
     subprocess.run(["buildah", "from", "--name", container, image], check=True, capture_output=True)
     try:
-        root = subprocess.run(["buildah", "mount", container], check=True, capture_output=True, text=True).stdout.strip()
+        mounted = subprocess.run(["buildah", "mount", container], check=True, capture_output=True, text=True)
+        root = mounted.stdout.strip()
         config = json.loads(subprocess.run(["buildah", "inspect", "--type", "image", image], check=True,
                                            capture_output=True, text=True).stdout)["OCIv1"]["config"]
         script = f"""

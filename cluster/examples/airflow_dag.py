@@ -7,12 +7,13 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from nightly import AGAIN, NOTHING, run_night
 
-FLAGS = os.environ.get("NIGHT_FLAGS", "--input s3://photos/shards --output s3://labels/tables --max-rejected 0.02").split()
+FLAGS = os.environ.get("NIGHT_FLAGS", "--input s3://photos/shards --output s3://labels/tables").split()
+RETRY = timedelta(seconds=int(os.environ.get("NIGHT_RETRY_S", 600)))
 
 
 @dag(schedule="0 1 * * *", start_date=datetime(2026, 11, 24), catchup=False, max_active_runs=1)
 def label_nightly():
-    @task(retries=2, retry_delay=timedelta(minutes=10), execution_timeout=timedelta(hours=22))
+    @task(retries=2, retry_delay=RETRY, execution_timeout=timedelta(hours=22))
     def label(ds=None):
         summary = run_night(f"night-{ds}", FLAGS)
         code = summary["exit_code"]

@@ -15,7 +15,7 @@ from dagster import (
 )
 from nightly import AGAIN, NOTHING, run_night
 
-FLAGS = os.environ.get("NIGHT_FLAGS", "--input s3://photos/shards --output s3://labels/tables --max-rejected 0.02").split()
+FLAGS = os.environ.get("NIGHT_FLAGS", "--input s3://photos/shards --output s3://labels/tables").split()
 
 
 @asset(partitions_def=DailyPartitionsDefinition(start_date="2026-11-24"), op_tags={"dagster/max_runtime": 79200})
@@ -29,7 +29,7 @@ def labels(context: AssetExecutionContext) -> MaterializeResult:
         raise RetryRequested(max_retries=2, seconds_to_wait=int(os.environ.get("NIGHT_RETRY_S", 600)))
     if code:
         raise Failure(f"exit {code}: {why}", allow_retries=False)  # a person looks
-    return MaterializeResult(metadata={name: summary[name] for name in ("run_id", "num_committed", "num_images") if name in summary})
+    return MaterializeResult(metadata={name: summary[name] for name in ("run_id", "num_committed", "num_images")})
 
 
 night = define_asset_job("night", selection=[labels])

@@ -5,7 +5,8 @@ Needs Python 3.11 and nothing else, so the scheduler's machine needs neither Ray
 
     python nightly.py night-2026-11-24 --input s3://photos/shards --output s3://labels/tables
 
-Variables: RAY_API_SERVER_ADDRESS (http://HEAD:8265), RAY_AUTH_TOKEN, NIGHT_TIMEOUT_S (79200), NIGHT_ENTRYPOINT (python jobs/label.py).
+Variables: RAY_API_SERVER_ADDRESS (http://HEAD:8265), RAY_AUTH_TOKEN, NIGHT_TIMEOUT_S (79200), NIGHT_ENTRYPOINT
+(python jobs/label.py).
 """
 
 import json
@@ -17,18 +18,19 @@ import time
 import urllib.error
 import urllib.request
 
-AGAIN = (1, 130, 143)  # a shard failed, Ray or the store went away, the run was ended: trying again does what is missing
+AGAIN = (1, 130, 143)  # a shard failed, Ray or the store went away, the run was ended: the next try does the rest
 PERSON = (2, 3)  # wrong usage, too many rejected images: trying again changes nothing
 NOTHING = (4, 5)  # another run writes, or the night has no images
 
 
 def run_night(name: str, flags: list[str], timeout_s: float | None = None) -> dict:
-    """The summary of one run, with its `exit_code`. A run that leaves no summary has the code 1.
+    """The summary of one run, with its `exit_code`. A run that leaves no summary has `error` and the process's code.
 
     The id in Ray is new each time, because Ray refuses one that it knows. The name joins all tries of one night.
     """
     timeout_s = timeout_s or float(os.environ.get("NIGHT_TIMEOUT_S", 79200))
-    command = [*shlex.split(os.environ.get("NIGHT_ENTRYPOINT", "python jobs/label.py")), *flags, "--run-name", name, "--summary", "-"]
+    program = shlex.split(os.environ.get("NIGHT_ENTRYPOINT", "python jobs/label.py"))
+    command = [*program, *flags, "--run-name", name, "--summary", "-"]
     job_id = f"{name}-{secrets.token_hex(4)}"
     _ask("POST", "jobs/", {"entrypoint": shlex.join(command), "submission_id": job_id})
     print(f"job {job_id}: {shlex.join(command)}", flush=True)
@@ -40,10 +42,11 @@ def run_night(name: str, flags: list[str], timeout_s: float | None = None) -> di
         time.sleep(5)
     logs = _ask("GET", f"jobs/{job_id}/logs")["logs"]
     print(logs, flush=True)
-    summaries = [line for line in logs.splitlines() if line.startswith("{") and '"exit_code"' in line]
-    if not summaries:
-        return {"exit_code": 1, "error": f"job {job_id} left no summary: {job['status']}, {job.get('message')}"}
-    return json.loads(summaries[-1])
+    _, mark, rest = f"\n{logs}".rpartition("\n{\n")  # the last JSON object that begins at the left edge
+    if not mark:  # a wrong flag, or a process that was killed
+        error = f"job {job_id}: {job['status']}, {job.get('message')}"
+        return {"exit_code": job.get("driver_exit_code") or 1, "error": error}
+    return json.JSONDecoder().raw_decode("{" + rest)[0]
 
 
 def _ask(method: str, path: str, body: dict | None = None) -> dict:
@@ -53,16 +56,20 @@ def _ask(method: str, path: str, body: dict | None = None) -> dict:
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         headers["Authorization"] = f"Bearer {token}"
     for attempt in range(25):
-        request = urllib.request.Request(url, json.dumps(body).encode() if body is not None else None, headers, method=method)
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(url, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:
                 return json.loads(reply.read() or b"{}")
         except urllib.error.HTTPError as error:
-            raise RuntimeError(f"{method} {url}: {error.code} {error.read().decode(errors='replace')[:500]}") from error
+            text = error.read().decode(errors="replace")
+            starting = error.code in (502, 503, 504) or "No available agent" in text  # it starts after the head
+            if not starting or attempt == 24:
+                raise RuntimeError(f"{method} {url}: {error.code} {text[:500]}") from error
         except OSError:
             if attempt == 24:
                 raise
-            time.sleep(5)
+        time.sleep(5)
     raise AssertionError
 
 

@@ -72,8 +72,9 @@ def note_small_memory(store_bytes: float, free_bytes: int) -> str:
     """A line if the shared memory is too small for Ray's objects, so that Ray keeps them in files; else nothing."""
     if free_bytes >= store_bytes:
         return ""
-    return (f"{SHARED_MEMORY} has {free_bytes / 1e6:,.0f} MB, and Ray wants {store_bytes / 1e9:.1f} GB: it keeps objects "
-            f"in {tempfile.gettempdir()}, which is slower; give a container more (--shm-size {store_bytes / 1e9:.0f}g)\n")
+    gigabytes = store_bytes / 1e9
+    return (f"{SHARED_MEMORY} has {free_bytes / 1e6:,.0f} MB, and Ray wants {gigabytes:.1f} GB: it keeps objects in "
+            f"{tempfile.gettempdir()}, which is slower; give a container more (--shm-size {gigabytes:.0f}g)\n")
 
 
 def find_free_bytes(folder: str) -> int:

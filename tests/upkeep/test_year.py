@@ -33,9 +33,10 @@ def make_year() -> dict[str, bytes]:
             [{"run_id": run_id, "status": "done", "model_id": MODEL, "config": "{}", "num_images": 9}], RUNS)
         for number in range(FILES_A_NIGHT - 1):
             shards = [f"{night}-{number}-{at}.tar" for at in range(ROWS_A_FILE)]
-            files[f"shards/{run_id}-{number:05}.parquet"] = encode(
-                [{"run_id": run_id, "shard": shard, "model_id": MODEL, "status": "committed", "file": f"{shard}.parquet",
-                  "file_size": 1, "file_etag": "f", "source_size": 2, "source_etag": "e"} for shard in shards], SHARDS)
+            rows = [{"run_id": run_id, "shard": shard, "model_id": MODEL, "status": "committed", "file_size": 1,
+                     "file": f"{shard}.parquet", "file_etag": "f", "source_size": 2, "source_etag": "e"}
+                    for shard in shards]
+            files[f"shards/{run_id}-{number:05}.parquet"] = encode(rows, SHARDS)
     return files
 
 

@@ -68,6 +68,10 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
             return False
         return True
 
+    def modified(self, path: str) -> Any:
+        """When a blob was put, a datetime; DuckDB asks for it."""
+        return self.info(path)["last_modified"]
+
     def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False,
              **options: Any) -> Any:
         """All blobs below a path, in order of their names, or the blob itself."""
@@ -129,7 +133,7 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
 
 
 class AzureFile(AbstractBufferedFile):  # type: ignore[misc]
-    """An open blob. Each request names the version that was opened."""
+    """An open blob. Each request of a reader names the version that was opened. A written blob is there once closed."""
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         try:
@@ -138,6 +142,20 @@ class AzureFile(AbstractBufferedFile):  # type: ignore[misc]
         except ResourceModifiedError as error:
             raise Replaced(f"{self.path} was replaced while it was read") from error
         return data
+
+    def _initiate_upload(self) -> None:
+        self.blocks: list[str] = []
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        """Send what is in the buffer as a block; at the end make the blob of all blocks. Ray writes checkpoints so."""
+        container, _, name = self.path.partition("/")
+        client = self.fs.client.get_blob_client(container, name)
+        if data := self.buffer.getvalue():
+            self.blocks.append(f"{len(self.blocks):08}")
+            client.stage_block(self.blocks[-1], data)
+        if final:
+            client.commit_block_list(self.blocks)
+        return True
 
 
 def connect(account_name: str | None) -> BlobServiceClient:
