@@ -65,7 +65,7 @@ def test_from_one_store_to_another(s3, gs, shards, undisturbed, monkeypatch):
 @pytest.mark.parametrize(("uri", "module", "extra"), [("gs://photos/in", "gcsfs.core", "[gcs]"),
                                                       ("abfs://photos/in", "azure.storage.blob", "[azure]")])
 def test_a_package_that_is_not_installed_is_told_as_an_extra(uri, module, extra, shards, tmp_path: Path):
-    program = f"import sys; sys.modules[{module!r}] = None; from pipeline.commands.app import main; main()"
+    program = f"import sys; sys.modules[{module!r}] = None; from pipeline.commands.app import main; sys.exit(main())"
     for flags in (("--input", uri, "--output", str(tmp_path)), ("--input", str(shards), "--output", uri)):
         command = [sys.executable, "-c", program, "run", *flags, "--weights", "seed:0"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT,
@@ -76,6 +76,7 @@ def test_a_package_that_is_not_installed_is_told_as_an_extra(uri, module, extra,
 
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # of gcsfs
 @pytest.mark.parametrize("scheme", ["gs", "abfs"])
 def test_files_that_others_write_and_read_through_our_filesystem(request, scheme, monkeypatch):
     """As Ray writes checkpoints and pyarrow reads tables."""

@@ -1,7 +1,7 @@
 """The image: built by whichever tool works here, and the job in it, as Kubernetes runs it: uid 1000, a read-only root.
 
-Where no registry can be reached, IMAGE_FLAGS has the flags of `build` that this machine needs: a base
-(`--build-arg BASE=localhost/base`), mounts for pip, and the like. IMAGE names an image that is there already.
+Where no registry can be reached, IMAGE_FLAGS has the flags of `build` that this machine needs: another base (`--from`
+of buildah and podman), mounts for pip, and the like. IMAGE names an image that is there already.
 """
 
 import json

@@ -167,7 +167,11 @@ def _list_candidates(uri: str, output: str | None, left_out: LeftOut) -> tuple[s
     """
     if matching := split_pattern(uri):
         root, pattern = matching
-        return root, _remove_odd(_remove_hidden(list_matching(root, pattern, output), left_out), left_out)
+        try:
+            files = list_matching(root, pattern, output)
+        except FileNotFoundError as error:
+            raise UserError(f"--input {uri}: the folder {root} of this pattern does not exist.") from error
+        return root, _remove_odd(_remove_hidden(files, left_out), left_out)
     if is_web(uri) and not re.search(ANY_INPUT_FILE, uri, re.IGNORECASE):
         raise UserError(f"--input {uri}: a web server does not list its files; name one .tar or .parquet file, a "
                         "pattern such as {000..127}.tar, or a list in a .txt or .csv.")

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.formats.kept import KEPT, to_text
 from pipeline.formats.loose import group_ordered_files
 from pipeline.inputs.csv_text import decode_text, parse_csv
-from pipeline.inputs.kinds import ANY_SHARD_FILE
+from pipeline.inputs.kinds import ANY_INPUT_FILE, ANY_SHARD_FILE
 from pipeline.store import storage
 from pipeline.store.listing import FILES
 from pipeline.store.local_files import MISSING, REFUSED
@@ -82,6 +82,10 @@ def _read(uri: str, keep: Sequence[str]) -> tuple[dict[str, list[str]], list[int
     text = decode_text("input", uri, data, "a manifest")
     lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1)}
     named = {number: line for number, line in lines.items() if line and not line.startswith("#")}
+    for number, line in named.items():
+        if not re.search(ANY_INPUT_FILE, without_query(line), re.IGNORECASE) and "/" not in line:
+            raise UserError(f"--input {uri}: line {number}: {line[:60]!r} is no URI of a shard or an image; a .txt has "
+                            "one on each line.")
     return {"uri": [*named.values()]}, [*named]
 
 

@@ -73,9 +73,9 @@ class Committer:
         if not samples.num_rows:
             return self.sink.no_rows()
         rows = make_rows(samples, split_answers(answers_of(blocks, row, samples.num_rows)), self.labels)
-        kept = kept_of(blocks, row)
         if not self.sink.keep:
             return rows
+        kept = kept_of(blocks, row)
         return rows.append_column("kept", kept if len(kept) else pa.nulls(len(rows), KEPT))
 
     def commit(self, piece: Piece) -> SegmentReport:

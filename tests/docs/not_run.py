@@ -32,7 +32,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/operate.md", "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=…"): _SUBMIT,
     ("docs/performance.md", "make bench PHOTOS=DIR"): _BENCH,
     ("docs/performance.md", "label-images bench decode feed --photos DIR --repeats 3"): _BENCH,
-    ("cluster/README.md", "make image IMAGE=REGISTRY/label:0.1.0-cuda      # with docker, podman or buildah"): _CLUSTER,
+    ("cluster/README.md", "make image IMAGE=REGISTRY/label:0.1.0-cuda"): _CLUSTER,
     ("cluster/README.md", "kubectl -n label port-forward service/label-head-svc 8265 &"): _CLUSTER,
     ("cluster/README.md", _SECRET): _CLUSTER,
     ("cluster/README.md", "pip install -c constraints.txt -e . boto3"): _CLUSTER,

@@ -62,7 +62,7 @@ def test_what_is_no_pattern(root):
         names(f"{root}/{{00000..1.tar")
     with pytest.raises(UserError, match="--partition x: it is for folders"):
         names(f"{root}/*.tar", "auto", "x")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match=r"nothing/\*.tar: the folder .*/nothing of this pattern does not exist"):
         names(f"{root}/nothing/*.tar")
 
 
@@ -104,6 +104,7 @@ def test_shards_outside_of_the_folder_of_their_list(root, tmp_path):
     ("a.tar\nb.jpg\n", "line 1 names a shard, and line 2 does not"),
     ("a.tar\n\n./a.tar\n", "lines 1 and 3 name the same shard"),
     ("s3://b/../a.tar\n", r"line 1, column uri: .* has an empty part, \. or \.\. in it"),
+    ("a.tar\nHello.\n", "line 2: 'Hello.' is no URI of a shard or an image"),
     ("# nothing\n", "a manifest has a column uri, and a line for each image or shard"),
     ("https://user:secret@host/a.tar\n", "line 1, column uri: it holds credentials"),
 ])

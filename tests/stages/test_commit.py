@@ -127,6 +127,7 @@ def labelled_blocks(sizes: list[list[tuple[int, int, int]]], total: int) -> pa.T
                   "runner_note": [""],
                   "moved": [False], "answers": pack_answers(answer_NK),
                   "pictures": pa.array([[]], LABELLED.field("pictures").type)}
+        values["kept"] = pa.array([None], LABELLED.field("kept").type)
         made.append(pa.table([values[name] for name in LABELLED.names], schema=LABELLED))
     return pa.concat_tables(made)
 

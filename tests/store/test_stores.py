@@ -115,8 +115,8 @@ def test_a_manifest_of_a_web_server(web):
 def test_a_folder_of_a_web_server_is_refused_in_a_sentence(web):
     folder, uri, _ = web
     (folder / "photos").mkdir()
-    (folder / "readme.txt").write_text("x")
-    for place in ("/photos", "/readme.txt"):
+    (folder / "readme.md").write_text("x")
+    for place in ("/photos", "/readme.md"):
         config = Config(input=uri + place, output=str(folder / "out"), weights="seed:0")
         with pytest.raises(UserError, match=r"--input http.* a web server does not list its files; name one"):
             find_input(config)
