@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as is_type
 
-from pipeline.formats.contents import name_contents
 from pipeline.formats.samples import KeyTruth, ShardUnreadable, parse_key_truth
 from pipeline.formats.tars.compression import HEAD_BYTES
 from pipeline.model.spelling import normalize_name, read_number
+from pipeline.store.contents import name_contents
 from pipeline.store.retry import describe_error, is_transient
 from pipeline.store.uris import printable
 

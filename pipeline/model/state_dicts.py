@@ -19,10 +19,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.formats.contents import name_contents
 from pipeline.model.inception_v4 import InceptionV4
 from pipeline.model.spec import NUM_IMAGENET_CLASSES, NUM_WITH_BACKGROUND
 from pipeline.model.spelling import first_few
+from pipeline.store.contents import name_contents
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "ema", "state_dict_ema")  # keys of a state dict
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "ema.")  # of DataParallel, torch.compile, Lightning

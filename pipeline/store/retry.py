@@ -16,7 +16,7 @@ from typing import TypeVar
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_exponential
 from tenacity.wait import wait_random_exponential
 
-from pipeline.store.statuses import as_os_error
+from pipeline.store.clouds.statuses import as_os_error
 
 TRIES = 8
 # Seconds. Each wait is twice as long as the one before, and half of it is random: about 24 s in all.

@@ -18,9 +18,9 @@ from typing import IO, Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.store.clouds.statuses import find_status
 from pipeline.store.retry import Replaced, describe_error, with_retries
 from pipeline.store.s3.connect import is_s3
-from pipeline.store.statuses import find_status
 from pipeline.store.storage import locate, open_read, stat, version_of_open_file
 from pipeline.store.versions import File
 

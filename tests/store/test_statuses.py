@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
+from pipeline.store.clouds.statuses import as_os_error, find_status
 from pipeline.store.retry import is_transient
-from pipeline.store.statuses import as_os_error, find_status
 
 
 class OfGoogle(Exception):

@@ -16,7 +16,6 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple, cast
 
-from pipeline.formats.contents import name_contents
 from pipeline.formats.kept import MAX_BYTES as MAX_KEPT_BYTES
 from pipeline.formats.left_out import IMAGE_SUFFIXES, LIKE_IMAGES, LeftOut
 from pipeline.formats.samples import KeyTruth, Sample, ShardUnreadable, parse_key_truth
@@ -24,6 +23,7 @@ from pipeline.formats.tars.compression import Undecodable, detect_packing, unpac
 from pipeline.formats.tars.headers import BLOCK_BYTES, explain_end, is_header, open_tar
 from pipeline.formats.tars.kept_members import JSON, find_kept
 from pipeline.model.spelling import read_name
+from pipeline.store.contents import name_contents
 from pipeline.store.uris import printable
 
 MAX_TRUTH_BYTES = 2**12

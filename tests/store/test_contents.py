@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.formats.contents import name_contents
 from pipeline.formats.samples import ShardUnreadable
+from pipeline.store.contents import name_contents
 from tests.formats.test_tar import PHOTOS, read
 from tests.support.tars import sized_frame, skippable
 
