@@ -143,6 +143,7 @@ def proxy(s3, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
     forget_s3()
+    fs.invalidate_cache()  # other clients have put files there
     if fs.exists("photos/faults"):
         fs.rm("photos/faults", recursive=True)
     yield proxy

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from pipeline.errors import JobError, UserError
 from pipeline.store.retry import describe_error, is_transient
+from pipeline.store.storage import locate
 
 # Stores whose put is atomic: a reader sees the old object, no object, or the whole new object.
 ATOMIC_PUT = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
@@ -22,11 +23,17 @@ _NO_ANSWER = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthentica
 
 
 def check_atomic_put(named: str, uri: str) -> None:
-    """Raise UserError unless a put to this store is atomic. `named`: how the user named the place."""
+    """Raise UserError unless a put to this store is atomic, and the store's package is there.
+
+    Args:
+        named: how the user named the place.
+    """
     scheme = uri.split("://")[0] if "://" in uri else "file"
     if scheme != "file" and scheme not in ATOMIC_PUT:
         raise UserError(f"{named} {uri}: a file put to {scheme}:// is not whole-or-absent; use a local folder or "
                         f"one of {', '.join(name + '://' for name in ATOMIC_PUT[:5])}.")
+    with explaining_errors(named, uri):
+        locate(uri)
 
 
 @contextmanager
