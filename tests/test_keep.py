@@ -60,6 +60,12 @@ def settle_type(kind):
     return kept_type(kind)
 
 
+def test_nanoseconds_are_cut():
+    value, = pa.array([1_764_000_000_123_456_789], pa.timestamp("ns")).to_pylist()
+    rows = add_kept(pa.table({"key": ["k"]}), pa.array([[to_text(value)]], KEPT), parse_keep("x:time"))
+    assert rows["x"][0].as_py().microsecond == 123_456
+
+
 def test_other_values_become_text():
     assert to_text([1, "ü", None]) == '[1, "ü", null]' and to_text({"a": b"x"}) == '{"a": "x"}'
     assert to_text(b"\xff") == "\\xff" and to_text(TIME.date()) == "2026-11-24"

@@ -38,7 +38,8 @@ def to_text(value: Any) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return aware.astimezone(UTC).isoformat(timespec="microseconds")  # of nanoseconds the last digits are dropped
     if isinstance(value, dict | list | tuple):
         return json.dumps(value, ensure_ascii=False, default=to_text)
     return value.isoformat() if isinstance(value, date) else str(value)
