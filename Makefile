@@ -18,7 +18,7 @@ docs: setup
 rehearsal: setup
 	$(PY) -m pytest tests/test_rehearsal.py -s
 chaos: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m 'chaos and not rehearsal' -rP
+	$(PY) -m pytest -m 'chaos and not rehearsal' -s
 training: setup
 	$(PY) -m pytest -m training -s
 schedulers: .venv/.schedulers

@@ -24,9 +24,9 @@ from tests.support.processes import STAGES, by_kind, has_ended, kill, wait_until
 from tests.support.s3 import KEY, SECRET
 from tests.support.tars import make_tar
 
-KILLS, FAULTS, RATE, CHANCE = 30, 750, 0.2, 1602_07261
+KILLS, FAULTS, RATE, CHANCE = 40, 1000, 0.2, 1602_07261
 NUM_SHARDS, PER_SHARD = 8, 12
-LASTS_S = 1200  # at most; another worker may run beside
+LASTS_S = 840  # at most
 OPTIONS = (*SEED, "--batch-size", 1, "--max-rejected", 1)
 # The processes whose death a run must outlive, and those whose death ends the run; how likely each is chosen.
 WORKERS = {"Reader": 5, "LabelStage": 5, "Committer": 5, "worker": 2}
