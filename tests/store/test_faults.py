@@ -44,7 +44,9 @@ def store(request, monkeypatch):
     scheme = request.param
     if scheme == "s3":
         proxy, (_, fs) = request.getfixturevalue("proxy"), request.getfixturevalue("s3")
-        yield Store(scheme, "s3://photos/faults", proxy, lambda path, data: fs.pipe_file(f"photos/{path}", data))
+        # A folder of its own: the server may list a folder whose last file was removed by an earlier test.
+        root = f"s3://photos/faults/{request.node.name}"
+        yield Store(scheme, root, proxy, lambda path, data: fs.pipe_file(f"photos/{path}", data))
         return
     server = request.getfixturevalue(scheme)
     proxy = FaultProxy(server.port)
