@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.formats.kept import ARROW_TYPES, KEPT, NotOfType, add_kept, to_text
 from pipeline.inputs.find import find_shards
 from pipeline.parse import format_keep, parse_keep
+from pipeline.tables.owner.claim import check_root
 from pipeline.tables.owner.keep import settle_keep
 from tests.stages.test_read import png
 from tests.support.config import parse_config
@@ -29,7 +30,7 @@ TIME = datetime(2026, 11, 24, 1, 2, 3, tzinfo=UTC)
 def settle(folder, output, keep, name=""):
     config = Config(input=str(folder / name) if name else str(folder), output=str(output), keep=keep)
     found = find_shards(config.input, keep=[column.source for column in parse_keep(keep)])
-    return settle_keep(config, found.shards, found.root, []).keep
+    return settle_keep(config, found.shards, found.root, check_root(config, [], found.root)).keep
 
 
 @pytest.mark.parametrize("text", ["caption", "caption,year:int,text=txt", "a=b c:float,t:time,is_new:bool"])

@@ -19,8 +19,8 @@ import urllib.error
 import urllib.request
 
 AGAIN = (1, 130, 143)  # a shard failed, Ray or the store went away, the run was ended: the next try does the rest
-PERSON = (2, 3)  # wrong usage, too many rejected images: trying again changes nothing
 NOTHING = (4, 5)  # another run writes, or the night has no images
+# 2 and 3, wrong usage and too many rejected images, are for a person: trying again changes nothing.
 
 
 def run_night(name: str, flags: list[str], timeout_s: float | None = None) -> dict:

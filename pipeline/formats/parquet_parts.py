@@ -32,24 +32,26 @@ PART = pa.struct([("start", pa.int32()), ("stop", pa.int32())])  # row groups
 PARTS = pa.schema([*FILES, ("uri", pa.string()), ("part", PART)])
 
 
+def is_large(files: pa.Table) -> pa.ChunkedArray:
+    """Whether each file has so many bytes that it is asked for its rows."""
+    return pc.greater_equal(files["size"], MIN_BYTES)
+
+
 def split_large(files: pa.Table) -> pa.Table:
     """The shards of Parquet files.
 
     Args:
-        files: `FILES` with a column `uri`.
+        files: `FILES` with a column `uri`, one of which at least is large.
 
     Returns:
-        The same table if no file is large; else a table of `PARTS`, in which `part` is null for whole files.
+        The same table if none is split; else a table of `PARTS`, in which `part` is null for whole files.
     """
-    is_large = pc.greater_equal(files["size"], MIN_BYTES)
-    if not pc.any(is_large).as_py():
-        return files
-    large = files.filter(is_large).to_pylist()
+    large = is_large(files)
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        parts = [part for of_file in pool.map(_split, large) for part in of_file]
+        parts = [part for of_file in pool.map(_split, files.filter(large).to_pylist()) for part in of_file]
     if all(part["part"] is None for part in parts):
         return files
-    whole = files.filter(pc.invert(is_large)).select(PARTS.names[:-1])
+    whole = files.filter(pc.invert(large)).select(PARTS.names[:-1])
     return pa.concat_tables([whole.append_column("part", pa.nulls(len(whole), PART)).cast(PARTS),
                              pa.Table.from_pylist(parts, PARTS)]).sort_by("path")
 

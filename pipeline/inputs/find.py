@@ -18,7 +18,7 @@ from pipeline.config import Config
 from pipeline.errors import JobError, UserError
 from pipeline.formats.left_out import LIKE_IMAGES, LeftOut
 from pipeline.formats.loose import group_files
-from pipeline.formats.parquet_parts import MIN_BYTES, split_large
+from pipeline.formats.parquet_parts import is_large, split_large
 from pipeline.formats.samples import ShardUnreadable
 from pipeline.inputs.kinds import ANY_INPUT_FILE, ANY_SHARD_FILE, KINDS, NONE_FOUND, kind_of_shard
 from pipeline.inputs.manifest import read_manifest
@@ -121,8 +121,8 @@ def _find_in_folder(uri: str, format: str, output: str | None, keep: Sequence[st
 
 def _split_parquet(root: str, shards: pa.Table) -> pa.Table:
     """The shards, with the parts of large Parquet files in their places."""
-    is_large = pc.and_(_matches(shards, KINDS["parquet"].name_pattern), pc.greater_equal(shards["size"], MIN_BYTES))
-    if "members" in shards.column_names or not pc.any(is_large).as_py():
+    large = pc.and_(_matches(shards, KINDS["parquet"].name_pattern), is_large(shards))
+    if "members" in shards.column_names or not pc.any(large).as_py():
         return shards
     split = split_large(shards if "uri" in shards.column_names else _add_uris(root, shards))
     return split if "part" in split.column_names else shards

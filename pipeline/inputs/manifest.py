@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import fsspec
 import pyarrow as pa
@@ -171,25 +172,18 @@ def _parse_version(manifest: str, line: int, size: str, etag: str) -> tuple[int,
 
 def _ask_store(manifest: str, lines: list[int], uris: list[str], what: str) -> list[File]:
     """The files with the sizes and etags that the store has now."""
-    refusals: list[PermissionError] = []
-
     def ask(line_and_uri: tuple[int, str]) -> File:
         line, uri = line_and_uri
         try:
-            file = storage.stat(uri) if uri else None
-            return File(uri, 0, MISSING) if file is None else File(uri, file.size, file.etag)
-        except PermissionError as error:
-            refusals.append(error)
-            return File(uri, 0, REFUSED)
+            return replace(storage.stat_or_mark(uri), path=uri) if uri else File(uri, 0, MISSING)
         except Exception as error:  # each store has its own exceptions
-            if storage.is_no_file(error):
-                return File(uri, 0, MISSING)
             reason = describe_error(error, 300)
             raise UserError(f"--input {manifest}: line {line}, column uri: {uri}: {reason}.") from error
 
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         files = list(pool.map(ask, zip(lines, uris, strict=True)))
-    if refusals and len(refusals) == len([uri for uri in uris if uri]):
-        raise UserError(f"--input {manifest}: none of its {len(refusals):,} {what} may be read with the credentials at "
+    num_refused = sum(file.etag == REFUSED for file in files)
+    if num_refused and num_refused == len([uri for uri in uris if uri]):
+        raise UserError(f"--input {manifest}: none of its {num_refused:,} {what} may be read with the credentials at "
                         "hand.")
     return files

@@ -17,8 +17,8 @@ from fsspec.utils import glob_translate
 
 from pipeline.errors import UserError
 from pipeline.store.listing import FILES, list_input
-from pipeline.store.local_files import MISSING, REFUSED
-from pipeline.store.storage import exists, is_no_file, is_web, join, stat
+from pipeline.store.local_files import MISSING
+from pipeline.store.storage import exists, is_web, join, stat_or_mark
 
 REQUESTS_AT_ONCE = 32
 _SPECIAL, _WILD, _BRACE = re.compile(r"[*?\[{]"), re.compile(r"[*?\[]"), re.compile(r"\{")
@@ -79,19 +79,7 @@ def _to_regex(name: str) -> str:
 
 def _ask(folder: str, names: list[str]) -> pa.Table:
     """The files of a web server, which lists none."""
-    def ask(name: str) -> tuple[str, int, str, float]:
-        try:
-            file = stat(join(folder, name))
-        except PermissionError:
-            return name, 0, REFUSED, 0.0
-        except OSError as error:
-            if not is_no_file(error):
-                raise
-            return name, 0, MISSING, 0.0
-        return name, file.size, file.etag, 0.0
-
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        rows = list(pool.map(ask, names))
-    paths, sizes, etags, times = zip(*rows, strict=True)
-    return pa.table([pa.array(paths), pa.array(sizes), pa.array(etags), pa.array(times)],
+        files = list(pool.map(lambda name: stat_or_mark(join(folder, name)), names))
+    return pa.table([names, [file.size for file in files], [file.etag for file in files], [0.0] * len(names)],
                     schema=FILES.append(pa.field("changed", pa.float64())))

@@ -70,8 +70,8 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
         if lease:
             stop.last_calls.append(lease.release)
         damaged: list[str] = []
-        todo, footers = plan_run(config, run_weights, classes, listing, damaged)
-        config = settle_keep(config, listing.shards, listing.root, damaged)
+        todo, footers, mark = plan_run(config, run_weights, classes, listing, damaged)
+        config = settle_keep(config, listing.shards, listing.root, mark)
         stop.check()
         summary = Summary(
             run_id=run_id, model_id=run_weights.model_id, num_skipped=todo.num_done, num_pending=len(todo.pending),
@@ -137,21 +137,21 @@ def find_input(config: Config) -> find.Found:
 
 
 def plan_run(config: Config, run_weights: Weights, classes: pa.Table, listing: find.Found,
-             damaged: list[str]) -> tuple[plan.Plan, pa.Table]:
+             damaged: list[str]) -> tuple[plan.Plan, pa.Table, claim.Mark | None]:
     """List the output, check that it is this run's, and compare it with the input.
 
     Args:
         damaged: gets the paths of files of the output that cannot be understood.
 
     Returns:
-        The plan, and the `FOOTERS` of files that the ledger does not know.
+        The plan, the `FOOTERS` of files that the ledger does not know, and what the output belongs to.
 
     Raises:
         UserError: the output cannot be read, or is of another input, other class names or another kind of shards.
     """
     output, model_id = config.output, run_weights.model_id
     with explaining_errors("--output", output):
-        claim.check_root(config, damaged, listing.root)
+        mark = claim.check_root(config, damaged, listing.root)
         claim.check_names(config, model_id, classes)
         outputs = ledger.list_labels(output, model_id, config.partition)
         finished = ledger.read_finished(output, model_id, damaged)
@@ -161,4 +161,4 @@ def plan_run(config: Config, run_weights: Weights, classes: pa.Table, listing: f
     todo = plan.make_plan(listing.shards, outputs, finished)
     if config.limit_shards is not None:
         todo = plan.limit_plan(todo, listing.shards["path"], config.limit_shards)
-    return todo, footers
+    return todo, footers, mark

@@ -21,6 +21,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.store.local_files import MISSING, REFUSED
 from pipeline.store.retry import with_retries
 from pipeline.store.s3.connect import is_s3, s3_filesystem
 from pipeline.store.uris import canonical_uri
@@ -82,6 +83,19 @@ def stat(uri: str) -> File:
     if info.get("type") == "directory":
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri)
     return File(path.rsplit("/", 1)[-1], size_of(info), version_of(info))
+
+
+def stat_or_mark(uri: str) -> File:
+    """As `stat`. Where no file is, or none that may be read, the etag is the mark `MISSING` or `REFUSED`, the size 0.
+    """
+    try:
+        return stat(uri)
+    except PermissionError:
+        return File(uri.rsplit("/", 1)[-1], 0, REFUSED)
+    except Exception as error:  # each store has its own exceptions
+        if not is_no_file(error):
+            raise
+        return File(uri.rsplit("/", 1)[-1], 0, MISSING)
 
 
 def exists(uri: str) -> bool:

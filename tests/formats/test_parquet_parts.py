@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.formats import parquet_parts
-from pipeline.inputs import find
 from pipeline.inputs.find import find_shards
 from pipeline.inputs.read import Inputs, group_of, shard_uri
 from pipeline.store.retry import Replaced
@@ -19,7 +18,6 @@ READ = Inputs(None, None, 2**26, 100)
 @pytest.fixture
 def small_parts(monkeypatch):
     """Files of more than 20 rows are large, and parts have up to 10."""
-    monkeypatch.setattr(find, "MIN_BYTES", 1)
     monkeypatch.setattr(parquet_parts, "MIN_BYTES", 1)
     monkeypatch.setattr(parquet_parts, "MAX_ROWS", 20)
     monkeypatch.setattr(parquet_parts, "PART_ROWS", 10)

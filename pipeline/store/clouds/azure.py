@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import suppress
 from typing import Any
 
 from azure.core import MatchConditions
@@ -78,8 +79,10 @@ class AzureFiles(AbstractFileSystem):  # type: ignore[misc]
         container = self._strip_protocol(path).partition("/")[0]
         below = [_describe(container, blob) for blob in self._list(path)]
         infos = {info["name"]: info for info in below if info["type"] == "file"}
-        if not infos and self.exists(path) and (only := self.info(path))["type"] == "file":
-            infos = {only["name"]: only}
+        if not infos:
+            with suppress(FileNotFoundError):
+                only = self.info(path)
+                infos = {only["name"]: only} if only["type"] == "file" else {}
         return infos if detail else [*infos]
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:

@@ -35,26 +35,28 @@ class Mark(NamedTuple):
     keep: str | None
 
 
-def check_root(config: Config, damaged: list[str], root: str | None = None) -> None:
+def check_root(config: Config, damaged: list[str], root: str | None = None) -> Mark | None:
     """Check that the output belongs to this input, and that DuckDB reads its path as it is meant.
 
     Args:
         damaged: gets the marks of the output that cannot be understood; `claim_output` writes them again.
         root: of the input: the folder of a pattern. None: the input itself.
 
+    Returns:
+        What the output belongs to; None if it is new.
+
     Raises:
         UserError: the output holds the labels of another input root, which this run would replace; or a folder above
-        the tables
-            looks like one of their columns to DuckDB, which reads the whole path.
+            the tables looks like one of their columns to DuckDB, which reads the whole path.
     """
     if folder := find_misread_folder(config.output):
         raise UserError(f"--output {config.output}: DuckDB takes its folder {folder}=… for the column {folder} "
                         "of the tables; name another --output, or rename that folder.")
-    mark = read_mark(config.output, damaged)
-    owner = mark.input if mark else None
-    if owner is not None and owner != (root or config.input):
-        raise UserError(f"--output {config.output} holds the labels of --input {owner}, and an output belongs to one "
-                        f"input: give {config.input} an --output of its own.")
+    mark = _read_mark(config.output, damaged)
+    if mark and mark.input != (root or config.input):
+        raise UserError(f"--output {config.output} holds the labels of --input {mark.input}, and an output belongs to "
+                        f"one input: give {config.input} an --output of its own.")
+    return mark
 
 
 def check_kind(config: Config, outputs: pa.Table, shards: pa.Table) -> None:
@@ -124,7 +126,7 @@ def _read_classes(output: str, model_id: str, schema: pa.Schema) -> pa.Table | N
     return stored if stored is not None and stored.schema.equals(schema) else None
 
 
-def read_mark(output: str, damaged: list[str]) -> Mark | None:
+def _read_mark(output: str, damaged: list[str]) -> Mark | None:
     """The mark of an output; if it is lost, the same from the footer of one of the first tables; None if there is
     neither.
 

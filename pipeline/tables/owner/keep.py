@@ -26,16 +26,16 @@ from pipeline.store.explain import explaining_errors
 from pipeline.store.listing import list_files
 from pipeline.store.read_parquet import DAMAGE
 from pipeline.store.retry import is_transient
-from pipeline.tables.owner.claim import read_mark
+from pipeline.tables.owner.claim import Mark
 from pipeline.tables.table_paths import is_our_column
 
 
-def settle_keep(config: Config, shards: pa.Table, root: str, damaged: list[str]) -> Config:
+def settle_keep(config: Config, shards: pa.Table, root: str, mark: Mark | None) -> Config:
     """The config with the types of its kept columns, which are those of the output if it has tables.
 
     Args:
         shards: of the input. `root`: of the input.
-        damaged: gets the mark of the output if it cannot be understood.
+        mark: what the output belongs to; None if it is new.
 
     Raises:
         UserError: the tables of the output have other kept columns, or a column cannot be kept.
@@ -45,13 +45,13 @@ def settle_keep(config: Config, shards: pa.Table, root: str, damaged: list[str])
         if is_our_column(column.name):
             raise UserError(f"--keep {column}: the tables have a column {column.name} of their own; give it another "
                             f"name, such as kept_{column.name}={column.source}.")
-    with explaining_errors("--output", config.output):
-        mark = read_mark(config.output, damaged)
-        before = parse_keep(mark.keep) if mark else ()
-        if mark and not _is_same(wanted, before) and _has_tables(config.output):
-            now, then = (f"--keep {keep}" if keep else "no --keep" for keep in (config.keep, mark.keep))
-            raise UserError(f"--output {config.output} was labelled with {then}, and now there is {now}: all its "
-                            "tables have the same columns; give the same, or another --output.")
+    before = parse_keep(mark.keep) if mark else ()
+    if mark and not _is_same(wanted, before):
+        with explaining_errors("--output", config.output):
+            if _has_tables(config.output):
+                now, then = (f"--keep {keep}" if keep else "no --keep" for keep in (config.keep, mark.keep))
+                raise UserError(f"--output {config.output} was labelled with {then}, and now there is {now}: all its "
+                                "tables have the same columns; give the same, or another --output.")
     if not wanted:
         return config
     _check_folders(wanted, shards)
