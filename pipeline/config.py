@@ -19,7 +19,8 @@ from pipeline.errors import UserError
 from pipeline.parse import parse_keep, parse_price
 from pipeline.store.uris import canonical_uri, find_fault, is_same_place, is_within
 
-OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "_staging")  # that the job makes in an output
+# That the jobs make in an output.
+OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "near_duplicates", "index", "_staging")
 
 Format = Literal["auto", "tar", "parquet", "images", "manifest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

@@ -67,10 +67,11 @@ def test_a_second_request_is_not_made_to_wait():
 
 
 def test_who_looks_ends_in_order():
-    asked = Stop()
+    asked, before = Stop(), signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped, match="ended by SIGTERM") as caught, asked.listening():
+        assert signal.getsignal(signal.SIGINT) is not before
         os.kill(os.getpid(), signal.SIGTERM)
         wait_until(asked.check, "the request is not seen", 10)
     assert caught.value.exit_code == 143 and not isinstance(caught.value, Exception)
     asked.over.set()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before

@@ -17,20 +17,24 @@ from typing import Annotated, NamedTuple
 from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter
 
 from pipeline.commands.bench import bench
+from pipeline.commands.duplicates import duplicates
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.finetune import finetune
+from pipeline.commands.index import index
 from pipeline.commands.pack import pack
 from pipeline.commands.parsing.mistakes import describe_mistake
 from pipeline.commands.parsing.values import FILE_VARIABLE, field_name, list_flags, set_from_file, set_from_variables
 from pipeline.commands.prune import prune
 from pipeline.commands.query import describe_queries, query
+from pipeline.commands.relabel import relabel
 from pipeline.commands.run import run
 from pipeline.commands.train import train
 from pipeline.commands.verify import verify
 from pipeline.config import FieldError, check_values
 from pipeline.errors import JobError, UserError, report_error
 
-VERBS: tuple[Callable[..., int], ...] = (run, verify, query, pack, prune, evaluate, finetune, train, bench)
+VERBS: tuple[Callable[..., int], ...] = (run, verify, query, pack, prune, relabel, duplicates, index, evaluate,
+                                         finetune, train, bench)
 HELP = """Label images with Inception-v4: shards of images in, Parquet tables of top-5 labels and embeddings out.
 
 label-images VERB --help explains the flags of a verb."""

@@ -108,7 +108,7 @@ def make_pictures(rows: pa.Table, picked: list[dict[str, Any]]) -> list[dict[str
     """
     at = pa.array([item["at"] for item in picked], pa.int64())
     answers = rows.select(_ANSWERS).take(at).to_pylist()
-    return [row | {"jpeg": _draw_thumbnail(item["pixels"])} for row, item in zip(answers, picked, strict=True)
+    return [row | {"jpeg": draw_thumbnail(item["pixels"])} for row, item in zip(answers, picked, strict=True)
             if row["label_id"] is not None]
 
 
@@ -126,7 +126,8 @@ def _insert(pictures: list[dict[str, Any]], picture: dict[str, Any], sign: int) 
     return True
 
 
-def _draw_thumbnail(pixels: bytes) -> bytes:
+def draw_thumbnail(pixels: bytes) -> bytes:
+    """A JPEG of half the size of square pixels, uint8 [S, S, 3]."""
     side = isqrt(len(pixels) // 3)
     buffer = io.BytesIO()
     Image.frombytes("RGB", (side, side), pixels).reduce(2).save(buffer, "JPEG", quality=80)

@@ -49,7 +49,15 @@ def render_page(row: dict[str, Any], findings: Findings, failed: dict[str, str],
         examples=findings.examples, slowest=[(shard, spent_seconds(shard)) for shard in findings.slowest],
         failed=sorted(failed.items()), num_failed=row["num_failed"],
         settings=_settings(row), changes=list_changes(before, row) if before else [],
-        drift=measure_drift(Counts.from_columns(before), counts)[:CHANGED] if before else [])
+        drift=measure_drift(Counts.from_columns(before), counts)[:CHANGED]
+        if before and _has_same_classes(before, row, labels) else [])
+
+
+def _has_same_classes(before: dict[str, Any], now: dict[str, Any], labels: list[str]) -> bool:
+    """Whether a label_id means the same in two runs: their models are the same, or both have the same --classes."""
+    then, today = (json.loads(row["config"]).get("classes") for row in (before, now))
+    in_list = max(Counts.from_columns(before).labels, default=0) < len(labels)  # the file may have been changed
+    return before["model_id"] == now["model_id"] or (then == today and in_list)
 
 
 def format_duration(seconds: float) -> str:

@@ -71,7 +71,7 @@ def test_what_is_no_folder_of_tables_is_no_model(output):
 
 @pytest.mark.parametrize(("question", "settings", "says"), [
     ("top5", {}, "the query needs the setting label_id."),
-    ("neighbours", {}, "the query needs the setting key, or sha256."),
+    ("neighbours", {}, "the query needs the setting key, sha256 or image."),
     ("neighbours", {"key": "nobody"}, "the query knows no image nobody that has an embedding."),
     ("neighbours", {"sha256": "00", "shard": "a.tar"},
      "the query knows no image 00 in shard a.tar that has an embedding."),

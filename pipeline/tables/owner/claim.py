@@ -52,7 +52,7 @@ def check_root(config: Config, damaged: list[str], root: str | None = None) -> M
     if folder := find_misread_folder(config.output):
         raise UserError(f"--output {config.output}: DuckDB takes its folder {folder}=… for the column {folder} "
                         "of the tables; name another --output, or rename that folder.")
-    mark = _read_mark(config.output, damaged)
+    mark = read_mark(config.output, damaged)
     if mark and mark.input != (root or config.input):
         raise UserError(f"--output {config.output} holds the labels of --input {mark.input}, and an output belongs to "
                         f"one input: give {config.input} an --output of its own.")
@@ -126,7 +126,7 @@ def _read_classes(output: str, model_id: str, schema: pa.Schema) -> pa.Table | N
     return stored if stored is not None and stored.schema.equals(schema) else None
 
 
-def _read_mark(output: str, damaged: list[str]) -> Mark | None:
+def read_mark(output: str, damaged: list[str]) -> Mark | None:
     """The mark of an output; if it is lost, the same from the footer of one of the first tables; None if there is
     neither.
 

@@ -1,0 +1,1 @@
+"""What is made of the embeddings in the tables: no image is read, and no GPU is needed."""

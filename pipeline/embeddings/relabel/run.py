@@ -1,0 +1,223 @@
+"""A relabelling as a run: plan, relabel, record.
+
+In: an output, new weights. Out: tables of the new model, a row in `runs`, and a `Summary`. The plan: a table of the old
+model is done if the new model has one of the same version of the shard, or a newer one.
+Not here: how a table is relabelled (`tables.py`).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TextIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import Config, check_uri
+from pipeline.embeddings.relabel.tables import Done, Job, read_head, relabel_tables
+from pipeline.errors import UserError
+from pipeline.model import weights
+from pipeline.model.classes import load_classes
+from pipeline.run.night import new_run_id
+from pipeline.run.record import Record
+from pipeline.run.summary import NAMED, Summary
+from pipeline.stop import Stop
+from pipeline.store.explain import check_atomic_put, explaining_errors
+from pipeline.store.lease import hold_lease
+from pipeline.store.uris import canonical_uri
+from pipeline.tables import history, ledger
+from pipeline.tables.label_files import read_footers
+from pipeline.tables.ledger_rows import ShardRow
+from pipeline.tables.owner import claim
+from pipeline.tables.owner.models import list_models
+from pipeline.tables.plan import FINISHED, find_unrecorded
+
+FLUSH_LEDGER_S = 60.0
+SHOW_S = 5.0  # between two lines of progress
+ROWS_A_FILE = 10_000  # of the ledger
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """What a user asks for.
+
+    `weights`, `classes`: as of the labelling job. `model`: whose tables are relabelled; None: the only other model.
+    `labelled_by`: the weights of that model; None: as the newest run of that model had them.
+    """
+
+    output: str
+    weights: str
+    classes: str | None = None
+    model: str | None = None
+    labelled_by: str | None = None
+    run_name: str | None = None
+
+
+def relabel(asked: Relabelling, stream: TextIO = sys.stderr, stop: Stop | None = None) -> Summary:
+    """Write the tables of the new model that are missing or old.
+
+    Raises:
+        Busy: a run writes to the output.
+        UserError: the output has no such tables, or the weights differ below the head.
+        Stopped: the process was asked to end; the output is in order.
+    """
+    stop = stop or Stop()
+    start_s, started_at = time.monotonic(), datetime.now(UTC)
+    check_uri("output", asked.output)
+    output = canonical_uri(asked.output)
+    new, classes = weights.identify(asked.weights), load_classes(asked.classes)
+    check_atomic_put("--output", output)
+    run_id = new_run_id(started_at, asked.run_name)
+    with hold_lease(output, run_id, "--output", "another --output") as lease:
+        stop.last_calls.append(lease.release)
+        damaged: list[str] = []
+        old_model = asked.model or _other_model(output, new.model_id)
+        head = read_head(new, find_weights(output, old_model, asked.labelled_by), classes)
+        with explaining_errors("--output", output):
+            mark = claim.read_mark(output, damaged)
+            if mark is None:
+                raise UserError(f"--output {output} has no tables of {old_model}.")
+            config = Config(input=mark.input, output=output, weights=asked.weights, classes=asked.classes,
+                            keep=mark.keep, run_name=asked.run_name)
+            claim.check_names(config, new.model_id, classes)
+            todo = plan_relabelling(output, old_model, new.model_id, damaged)
+        summary = Summary(
+            run_id=run_id, model_id=new.model_id, num_skipped=todo.num_done, num_pending=len(todo.pending),
+            pending_bytes=pc.sum(todo.pending["size"]).as_py() or 0, num_orphans=0, meaningless=new.meaningless,
+            damaged=damaged, input_root=mark.input, device="cpu", precision="fp32", runner="head",
+            hardware=f"from the embeddings of {old_model}")
+        record = Record(config, summary, lease, classes, started_at, start_s)
+        try:
+            record.begin(todo.footers)
+            job = Job(output, run_id, old_model, new.model_id, todo.pending["path"].to_pylist())
+            _count(relabel_tables(job, head), job, summary, stop, stream)
+            lease.check()
+        except BaseException:
+            record.end(failed=True)
+            raise
+        record.end(failed=False)
+    return summary
+
+
+def _other_model(output: str, new_model: str) -> str:
+    """The model whose tables are relabelled: the only one that is not the new model."""
+    with explaining_errors("--output", output):
+        models = [model for model in list_models(output) if model != new_model]
+    if not models:
+        raise UserError(f"--output {output} has no labels of another model than {new_model}, that of --weights.")
+    if len(models) > 1:
+        raise UserError(f"--output {output} has labels of {len(models)} other models: name one with --model, of "
+                        f"{', '.join(models)}.")
+    return models[0]
+
+
+def find_weights(output: str, model_id: str, spec: str | None) -> weights.Weights:
+    """The weights that labelled the tables of a model.
+
+    Args:
+        spec: a value of `--weights`; None: that of the newest run of the model.
+
+    Raises:
+        UserError: they are not the weights of this model, cannot be read, or no run tells of them.
+    """
+    spec = spec or history.read_settings(output, model_id).get("weights")
+    if spec is None:
+        raise UserError(f"--labelled-by is needed: no run of --output {output} tells which weights {model_id} is.")
+    found = weights.identify(spec)
+    if found.model_id != model_id:
+        raise UserError(f"--labelled-by {spec}: these weights are {found.model_id}, and the tables are of {model_id}.")
+    return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be relabelled.
+
+    `pending`: tables of the old model, of `FILES`. `num_done`: how many need nothing. `footers`: `FOOTERS` of tables of
+    the new model that the ledger does not know.
+    """
+
+    pending: pa.Table
+    num_done: int
+    footers: pa.Table
+
+
+def plan_relabelling(output: str, old_model: str, new_model: str, damaged: list[str]) -> Plan:
+    """Compare the tables of two models.
+
+    A table is pending if the new model has none, or one of another version of the shard that was written before.
+
+    Args:
+        damaged: gets the paths of files of the ledger that cannot be read.
+    """
+    old, old_files, _ = _list_known(output, old_model, damaged)
+    new, _, footers = _list_known(output, new_model, damaged)
+    same = old.join(new, ["file", "source_size", "source_etag"], join_type="left semi")["file"]
+    differ = old.filter(pc.and_(pc.is_in(old["file"], new["file"].combine_chunks()),
+                                pc.invert(pc.is_in(old["file"], same.combine_chunks()))))
+    newer = _find_newer(output, old_model, new_model, differ["file"].to_pylist())
+    done = pa.array([*same.to_pylist(), *newer], pa.string())
+    is_pending = pc.and_(pc.is_in(old_files["path"], old["file"].combine_chunks()),
+                         pc.invert(pc.is_in(old_files["path"], done)))
+    return Plan(old_files.filter(is_pending).sort_by("path"), len(done), footers)
+
+
+def _list_known(output: str, model_id: str, damaged: list[str]) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """The tables of a model that are there: as `FINISHED`, as `FILES`, and as `FOOTERS` those that the ledger does not
+    know.
+    """
+    files = ledger.list_labels(output, model_id)
+    finished = ledger.read_finished(output, model_id, damaged)
+    footers = read_footers(output, model_id, find_unrecorded(files, finished))
+    known = pa.concat_tables([finished, footers.select(FINISHED.names)])
+    present = known.join(files, ["file", "file_size", "file_etag"], ["path", "size", "etag"], "left semi")
+    return present.group_by(FINISHED.names).aggregate([]), files, footers
+
+
+def _find_newer(output: str, old_model: str, new_model: str, paths: list[str]) -> list[str]:
+    """Those of the tables that the new model wrote after the old one. The ids of runs begin with the time."""
+    files = pa.table({"path": pa.array(paths, pa.string())})
+    old, new = ({row["file"]: row["run_id"] or "" for row in read_footers(output, model_id, files).to_pylist()}
+                for model_id in (old_model, new_model))
+    return [path for path in paths if new.get(path, "") > old.get(path, "")]
+
+
+def _count(tables: Iterable[Done], job: Job, summary: Summary, stop: Stop, stream: TextIO) -> None:
+    """Count what becomes of the tables, write the ledger now and then, and say how far it is."""
+    rows: list[ShardRow] = []
+    num_files, begun = 0, time.monotonic()
+    flushed_s = shown_s = begun
+
+    def flush() -> None:
+        nonlocal rows, num_files, flushed_s
+        if rows:
+            ledger.write_shards(job.output, f"{job.run_id}-{num_files:05}", rows)
+        rows, num_files, flushed_s = [], num_files + 1, time.monotonic()
+
+    try:
+        for number, done in enumerate(tables, start=1):
+            rows.append(done.row)
+            if done.counts is None:
+                summary.num_failed += 1
+                if len(summary.failed) < NAMED:
+                    summary.failed[done.row.shard] = str(done.row.failure)
+            else:
+                summary.num_committed += 1
+                summary.counts.add(done.counts)
+                summary.findings.add(time.monotonic() - begun, done.counts.num_images, [], [])
+            now_s = time.monotonic()
+            summary.images_per_s = summary.counts.num_images / max(1e-9, now_s - begun)
+            if now_s - shown_s > SHOW_S:
+                shown_s = now_s
+                print(f"{summary.counts.num_images:,} rows, {summary.images_per_s:,.0f}/s, {number:,} of "
+                      f"{len(job.paths):,} tables", file=stream, flush=True)
+            if now_s - flushed_s > FLUSH_LEDGER_S or len(rows) >= ROWS_A_FILE:
+                flush()
+            stop.check()
+    finally:
+        with summary.remembering_errors():
+            flush()
