@@ -22,6 +22,7 @@ def bench(*parts: str, photos: str | None = None, repeats: Count = 5) -> int:
     - driver: how many images a second one driver carries, and what it keeps of a shard
     - plan: listing and planning 10^4, 10^5, 10^6 shards, against a store on 127.0.0.1
     - sql: DuckDB over few and many tables, and the neighbours of one image among a million (6 GB of scratch space)
+    - embeddings: an index, near-duplicates, another head, over a million made-up rows (20 GB of scratch space)
     - gpu: a CUDA device: its matrix rate; our runners against timm, torch.compile, TensorRT; the whole job
 
     The rivals come with `make bench`. Each figure is a median; ratios are taken round by round.

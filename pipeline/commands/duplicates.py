@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Interval
 from cyclopts import Parameter
 
+from pipeline.commands.extras import check_installed
 from pipeline.commands.flags import NO_INPUT_FLAGS, AsTheRun, Model, Output, choose_inputs
 from pipeline.commands.json_summary import SummaryPlace, writing_summary
 from pipeline.config import check_uri
@@ -41,6 +42,7 @@ def duplicates(
 
     Exit status: 0 done, 2 wrong usage, 4 another search writes to the output.
     """
+    check_installed("duplicates", scipy="index")
     from pipeline.ask.pictures import Source
     from pipeline.embeddings.near_duplicates_run import search
     from pipeline.embeddings.stream import Unreadable

@@ -12,7 +12,8 @@ from pipeline.commands.app import create_app, main, parse_command
 from tests.commands.frozen import FLAGS, QUERIES, REQUIRED
 from tests.support.jobs import ROOT
 
-SCRIPTS = {"label": "run", "prune": "prune"} | {verb: verb for verb in FLAGS if verb != "run"}
+NEWER = ("prune", "relabel", "duplicates", "index")
+SCRIPTS = {"label": "run"} | {verb: verb for verb in (*NEWER, *FLAGS) if verb != "run"}
 
 
 @pytest.mark.parametrize("verb", FLAGS)

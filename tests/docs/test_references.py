@@ -13,7 +13,10 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, find_blocks, read_page, without_blocks
 
-VERBS = ("run", "verify", "query", "pack", "prune", "evaluate", "finetune", "train", "bench")
+VERBS = (
+    *("run", "verify", "query", "pack", "prune", "relabel", "duplicates", "index"),
+    *("evaluate", "finetune", "train", "bench"),
+)
 WRITTEN = {  # files that the jobs write or read, and no file of the repository
     "lease.json",
     "input.json",

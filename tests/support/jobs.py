@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / ".pytest_cache" / f"seed-0-{weights.identify('seed:0').digest[:8]}.safetensors"
 # The weights of seed:0 in a file. The seed itself costs each process several seconds of computing.
 SEED = ("--weights", WEIGHTS, "--precision", "fp32")
-FORKED = ("label", "verify", "query", "pack", "evaluate", "finetune")
+FORKED = ("label", "verify", "query", "pack", "evaluate", "finetune", "relabel", "duplicates", "index")
 
 
 def load_seed() -> dict[str, Tensor]:
@@ -37,7 +37,8 @@ def make_weights() -> Path:
     return WEIGHTS
 
 
-def job(name: str, *options: object, own_ray: bool = False, **environ: str) -> subprocess.CompletedProcess[str]:
+def job(name: str, *options: object, own_ray: bool = False, timeout_s: float = 300,
+        **environ: str) -> subprocess.CompletedProcess[str]:
     """Run `jobs/<name>.py` as a user would.
 
     A labelling job joins the Ray that the tests of a session share. It starts a Ray of its own with `own_ray`, or if it
@@ -51,9 +52,9 @@ def job(name: str, *options: object, own_ray: bool = False, **environ: str) -> s
         environ = shared_cluster().driver
     command = [str(ROOT / "jobs" / f"{name}.py"), *map(str, options)]
     if not starts_ray:
-        return run_forked(command, os.environ | environ, ROOT, 300)
+        return run_forked(command, os.environ | environ, ROOT, timeout_s)
     return subprocess.run([sys.executable, *command], env=os.environ | environ, cwd=ROOT, capture_output=True,
-                          text=True, timeout=300, check=False)
+                          text=True, timeout=timeout_s, check=False)
 
 
 def start_label(*options: object, log: Path, program: tuple[object, ...] = (ROOT / "jobs/label.py",), cwd: Path = ROOT,

@@ -147,7 +147,7 @@ def test_the_loss_goes_to_zero_and_two_workers_are_as_one(tmp_path):
         done = job("train", "--input", folder, "--save", tmp_path / f"{number}", "--holdout", 0.1, *TOY, "--batch-size",
                    24,
                    "--epochs", 36, "--learning-rate", 0.2, "--decay-rate", 0.5, "--decay-epochs", 8, "--ema-decay", 0.9,
-                   "--workers", number)
+                   "--workers", number, timeout_s=900)
         assert done.returncode == 0, done.stderr
     tenths = np.array([[part.mean() for part in np.array_split(losses(tmp_path / name), 10)] for name in "12"])
     print(tenths.round(3).tolist())
