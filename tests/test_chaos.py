@@ -24,7 +24,7 @@ from tests.support.processes import STAGES, by_kind, has_ended, kill, wait_until
 from tests.support.s3 import KEY, SECRET
 from tests.support.tars import make_tar
 
-KILLS, FAULTS, RATE, CHANCE = 40, 1000, 0.2, 1602_07261
+KILLS, FAULTS, RATE, CHANCE = 25, 700, 0.2, 1602_07261
 NUM_SHARDS, PER_SHARD = 8, 12
 LASTS_S = 840  # at most
 OPTIONS = (*SEED, "--batch-size", 1, "--max-rejected", 1)

@@ -110,7 +110,7 @@ def test_one_file_and_one_environment_serve_all_verbs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["paint"], "'paint' is no verb of label-images; label-images --help lists them."),
+        (["xyzzy"], "'xyzzy' is no verb of label-images; label-images --help lists them."),
         (["verfy"], "'verfy' is no verb of label-images; write verify."),
         (["run"], "--input is missing: give the flag with a value, LABEL_INPUT, or input in the file of --config."),
         (
