@@ -53,7 +53,8 @@ def make_pictures(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list
     pictures = []
     for values in rows:
         row = dict(zip(columns, values, strict=True))
-        shown = {name: value for name, value in row.items() if name not in HIDDEN and value is not None}
+        shown = {name: round(value, 4) if isinstance(value, float) else value
+                 for name, value in row.items() if name not in HIDDEN and value is not None}
         pictures.append(Picture(row["shard"], row.get("index"), row.get("key"), shown))
     return pictures
 

@@ -17,16 +17,16 @@ from typing import Annotated, NamedTuple
 from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter
 
 from pipeline.commands.bench import bench
-from pipeline.commands.duplicates import duplicates
+from pipeline.commands.embeddings.duplicates import duplicates
+from pipeline.commands.embeddings.index import index
+from pipeline.commands.embeddings.relabel import relabel
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.finetune import finetune
-from pipeline.commands.index import index
 from pipeline.commands.pack import pack
 from pipeline.commands.parsing.mistakes import describe_mistake
 from pipeline.commands.parsing.values import FILE_VARIABLE, field_name, list_flags, set_from_file, set_from_variables
 from pipeline.commands.prune import prune
 from pipeline.commands.query import describe_queries, query
-from pipeline.commands.relabel import relabel
 from pipeline.commands.run import run
 from pipeline.commands.train import train
 from pipeline.commands.verify import verify

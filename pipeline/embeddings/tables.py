@@ -50,17 +50,20 @@ class Tables:
         """The URI of a table."""
         return storage.join(self.folder, table.path)
 
-    def unit_vectors(self, table: Table) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-        """The numbers of the rows that have an embedding, int64 [N], and their embeddings at length 1, float32
-        [N, 1536]; some thousand rows at a time."""
+    def embeddings(self, table: Table) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """The numbers of the rows that have an embedding, int64 [N], and their embeddings, float32 [N, 1536]; some
+        thousand rows at a time."""
         at = table.first
         with open_table(self.open_uri(table)) as opened:
             for batch in opened.batches(["embedding"]):
                 is_there = batch["embedding"].is_valid().to_numpy()
-                vector_ND = embeddings_of(batch["embedding"])[is_there]
-                vector_ND /= np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-12)
-                yield at + np.flatnonzero(is_there), vector_ND
+                yield at + np.flatnonzero(is_there), embeddings_of(batch["embedding"])[is_there]
                 at += batch.num_rows
+
+    def unit_vectors(self, table: Table) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """As `embeddings`, at length 1."""
+        for row_N, embedding_ND in self.embeddings(table):
+            yield row_N, embedding_ND / np.maximum(np.linalg.norm(embedding_ND, axis=1, keepdims=True), 1e-12)
 
     def take(self, rows: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
         """Columns of rows, in the order of their numbers. Only the tables that have such rows are read.

@@ -22,8 +22,10 @@ def duplicates(
     output: Output,
     model: Model = None,
     threshold: Annotated[
-        float, Interval(gt=0, le=1), Parameter(help="Images are alike from this cosine of their embeddings on.")
-    ] = 0.95,
+        float,
+        Interval(gt=0, le=1),
+        Parameter(help="Images are alike from this cosine of their whitened embeddings on. Less finds more."),
+    ] = 0.7,
     reading: AsTheRun = NO_INPUT_FLAGS,
     summary: SummaryPlace = None,
 ) -> int:
@@ -34,7 +36,7 @@ def duplicates(
 
     ```
     label-images duplicates --output tables/
-    label-images duplicates --output s3://bucket/tables --threshold 0.98
+    label-images duplicates --output s3://bucket/tables --threshold 0.8
     ```
 
     Needs no GPU. With RAY_ADDRESS it runs on that cluster, else on the processors of this machine. For the same bytes

@@ -1,0 +1,1 @@
+"""The verbs that need the embeddings of the tables alone."""
