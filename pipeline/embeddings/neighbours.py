@@ -9,6 +9,7 @@ Not here: how the index is made (`index.py`); the same answer in SQL, for output
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from pipeline.tables.label_files import read_footers
 from pipeline.tables.layout import labels_folder
 from pipeline.tables.table_paths import table_path
 
-PROBES = 64  # lists of a search
+LEAST_PROBES, SHARE_OF_LISTS = 64, 0.2  # lists of a search: so many, or this share of them
 NEIGHBOURS = pa.schema([("shard", pa.string()), ("index", pa.int32()), ("key", pa.string()), ("label", pa.string()),
                         ("cosine", pa.float64())])
 
@@ -78,16 +79,19 @@ class Neighbours:
         """
         if key is None and sha256 is None:
             raise UserError("the query needs the setting key, sha256 or image.")
-        places = []
-        for rows in (*(segment.alive_rows for segment in self.segments), *map(self._read_rows, self.unknown.tables)):
-            found = pc.or_(pc.equal(rows["key"], key or ""), pc.equal(rows["sha256"], sha256 or ""))
-            found = pc.and_(found, pc.is_valid(rows["label"]))
-            places += rows.filter(found).select(["shard", "index"]).to_pylist()
-        places = sorted((row["shard"], row["index"]) for row in places if shard in (None, row["shard"]))
+        column, value = ("key", key) if key is not None else ("sha256", sha256)
+        places: list[tuple[str, int, OpenSegment | None, int]] = []
+        for segment in (*self.segments, None):
+            rows = self._unknown_rows if segment is None else segment.rows
+            for row in pc.indices_nonzero(pc.equal(rows[column], value)).to_pylist():
+                if (segment is None or segment.alive_N[row]) and rows["label"][row].is_valid:
+                    places.append((rows["shard"][row].as_py(), rows["index"][row].as_py(), segment, row))
+        places = [place for place in places if shard in (None, place[0])]
         if not places:
             where = f" in shard {shard}" if shard else ""
-            raise UserError(f"the query knows no image {key or sha256}{where} that has an embedding.")
-        return Asked(self._read_embedding(*places[0]), *places[0])
+            raise UserError(f"the query knows no image {value}{where} that has an embedding.")
+        first, index, segment, row = min(places, key=lambda place: place[:2])
+        return Asked(self._read_embedding(first, index) if segment is None else segment.vector(row), first, index)
 
     def answer(self, settings: Mapping[str, str], *, exact: bool = False) -> pa.Table:
         """The answer to the query neighbours: shard, key, label, cosine.
@@ -114,7 +118,8 @@ class Neighbours:
             exact: compare with every row of the index.
         """
         query_D = asked.embedding_D / max(float(np.linalg.norm(asked.embedding_D)), 1e-12)
-        probes = self.index.num_pivots if exact else PROBES
+        lists = self.index.num_pivots
+        probes = lists if exact else max(LEAST_PROBES, math.ceil(SHARE_OF_LISTS * lists))
         parts = [segment.find(query_D, number + 1, probes) for segment in self.segments]
         parts += [self._compare(table, query_D, number + 1) for table in self.unknown.tables]
         rows = pa.concat_tables([NEIGHBOURS.empty_table(), *parts])
@@ -122,6 +127,12 @@ class Neighbours:
         rows = rows.filter(pc.invert(is_asked)) if asked.shard is not None else rows
         order = [("cosine", "descending"), ("shard", "ascending"), ("index", "ascending")]
         return rows.sort_by(order).slice(0, number)
+
+    @cached_property
+    def _unknown_rows(self) -> pa.Table:
+        """The rows of the tables that the index does not know."""
+        parts = [self._read_rows(table) for table in self.unknown.tables]
+        return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.string()) for name in ROW_COLUMNS})
 
     def _read_rows(self, table: Table) -> pa.Table:
         with open_table(self.unknown.open_uri(table)) as opened:
@@ -161,11 +172,15 @@ class OpenSegment:
                 alive_N[table.first:table.first + table.num_rows] = True
         self.alive_N, self.num_alive = alive_N, int(alive_N.sum())
         self.bits = np.packbits(alive_N, bitorder="little")
+        self.has_places = False  # whether `inverted` knows the place of each row
 
-    @cached_property
-    def alive_rows(self) -> pa.Table:
-        """The rows of tables that are there now."""
-        return self.rows if self.num_alive == len(self.rows) else self.rows.filter(pa.array(self.alive_N))
+    def vector(self, row: int) -> np.ndarray[Any, Any]:
+        """The embedding of a row at length 1, in half precision, float32 [1536]."""
+        if not self.has_places:
+            self.inverted.set_direct_map_type(faiss.DirectMap.Hashtable)
+            self.has_places = True
+        vector_D: np.ndarray[Any, Any] = self.inverted.reconstruct(row)
+        return vector_D
 
     def find(self, query_D: np.ndarray[Any, Any], number: int, probes: int) -> pa.Table:
         """The nearest rows, as `NEIGHBOURS`."""

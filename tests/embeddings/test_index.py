@@ -9,10 +9,13 @@ import pytest
 from pipeline.embeddings import index as indexing
 from pipeline.embeddings import neighbours
 from pipeline.embeddings.index import index_folder, read_index, update_index
+from pipeline.embeddings.near_duplicates import find_near_duplicates
 from pipeline.embeddings.neighbours import Asked, open_neighbours
 from pipeline.embeddings.tables import list_tables
 from pipeline.errors import UserError
+from pipeline.store import storage
 from tests.embeddings.embedded import MODEL, clusters, make_output, write_table
+from tests.support.s3 import forget_s3
 
 
 def update(output: str):
@@ -61,7 +64,7 @@ def test_an_image_is_found_by_its_key_and_its_digest(tmp_path, vectors):
     digest = asking.segments[0].rows["sha256"][33].as_py()
     found = asking.find_image(None, digest, None)
     assert (found.shard, found.index) == ("0001.tar", 13)
-    np.testing.assert_array_equal(found.embedding_D, vectors[33])
+    np.testing.assert_allclose(found.embedding_D, vectors[33] / np.linalg.norm(vectors[33]), atol=1e-4)
     for key, shard, message in (("absent", None, "no image absent that"), ("k1", "x.tar", "k1 in shard x.tar"),
                                 (None, None, "setting key")):
         with pytest.raises(UserError, match=message):
@@ -147,3 +150,25 @@ def test_an_index_in_a_store_is_fetched_once(tmp_path, monkeypatch, vectors):
     assert path.read_bytes() == b"data" and path.parent == tmp_path / "cache/label-pipeline/index"
     (tmp_path / "store/segment-1.faiss").unlink()
     assert neighbours.local_file(f"file://{tmp_path}/store", "segment-1.faiss") == path
+
+
+@pytest.mark.s3
+def test_an_index_and_lists_in_s3(s3, tmp_path, monkeypatch, vectors):
+    for name, value in s3[0].items():
+        monkeypatch.setenv(name, value)
+    forget_s3()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    output = "s3://photos/embeddings"
+    for number in range(3):
+        write_table(output, f"{number:04}.tar", vectors[20 * number:20 * number + 20])
+    assert update(output).num_new == 60 and update(output).num_new == 0
+    asking = open_neighbours(output, MODEL)
+    assert asking.num_known == 60 and len(list((tmp_path / "label-pipeline/index").iterdir())) == 2
+    exact = asking.find(Asked(vectors[21], "0001.tar", 1), 3, exact=True).to_pylist()
+    assert (exact[0]["shard"], exact[0]["index"]) == nearest(vectors[:60], 21, 1, 20)[0]
+    write_table(output, "0003.tar", vectors[21:22])
+    rows = find_near_duplicates(list_tables(output, MODEL), 0.9, "s3://photos/embeddings/lists").to_pylist()
+    assert {("0001.tar", 1), ("0003.tar", 0)} <= {(row["shard"], row["index"]) for row in rows}
+    assert not [path for path in s3[1].find("photos/embeddings") if "lists" in path]
+    storage.remove(output)
+    forget_s3()

@@ -17,6 +17,7 @@ from pipeline.embeddings.tables import list_tables
 from pipeline.embeddings.whitening import learn_whitening
 from pipeline.store.lease import hold_lease
 from tests.embeddings.embedded import MODEL, clusters, make_output, write_table
+from tests.support.cluster import shared_cluster
 from tests.support.jobs import SEED, job
 from tests.support.tars import make_tar
 
@@ -112,6 +113,10 @@ def test_the_job_finds_planted_images_and_shows_them(tmp_path, photographs):
     page = table.with_suffix(".html").read_text()
     assert "<script" not in page and "<b>" not in page and len(re.findall("data:image/jpeg", page)) >= 4
     assert "the shard has no such image any more" in page
+    before = pq.read_table(table).to_pylist()
+    table.unlink()
+    on_ray = job("duplicates", "--output", output, "--threshold", 0.9, **shared_cluster().driver)
+    assert on_ray.returncode == 0 and pq.read_table(table).to_pylist() == before, on_ray.stdout + on_ray.stderr
     with hold_lease(str(output / "near_duplicates"), "x", "--output", "x"):
         assert job("duplicates", "--output", output).returncode == 4
     shutil.rmtree(shards)

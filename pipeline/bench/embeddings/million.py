@@ -35,7 +35,7 @@ from pipeline.tables.ledger_rows import RUNS, SHARDS
 NUM_ROWS, TABLE_ROWS = 10**6, 10_000
 CENTRES, DIMENSIONS, SPREAD = 20_000, 64, 0.6
 COPIES, COPY_NOISE = 0.01, 0.05  # share of rows that are a copy of the row before; the cosine is about 0.998
-THRESHOLD, QUESTIONS = 0.95, 200
+THRESHOLD, QUESTIONS = 0.7, 200
 MODEL_ID, NEW_MODEL_ID = "inception_v4-00000000", "inception_v4-00000001"
 LABELS = pa.array([f"class {number}" for number in range(NUM_IMAGENET_CLASSES)])
 
