@@ -79,9 +79,9 @@ def find_neighbours(output: str, model_id: str, settings: dict[str, str]) -> Any
 
     A setting `image` becomes the setting `embedding`, which SQL knows.
     """
-    from pipeline.embeddings.one_image import embed_image
-
     if (image := settings.pop("image", None)) is not None:
+        from pipeline.embeddings.one_image import embed_image  # torch, which takes seconds
+
         settings["embedding"] = str(embed_image(image, output, model_id).tolist())
     exact = settings.get("exact") == "true"
     opened = None

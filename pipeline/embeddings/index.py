@@ -14,7 +14,7 @@ import io
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.embeddings.stream import embeddings_of, open_table
-from pipeline.embeddings.tables import Table, Tables
+from pipeline.embeddings.stream import embeddings_of, open_table, to_unit
+from pipeline.embeddings.tables import Table, Tables, split_tables
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.store import storage
 from pipeline.store.listing import list_files
@@ -94,7 +94,7 @@ def update_index(tables: Tables, folder: str, check: Callable[[], None]) -> Upda
     Args:
         check: called before each segment; an error of it ends the update, and the index stays as it was.
     """
-    before = read_index(folder)
+    stored = before = read_index(folder)
     if before is None or tables.num_rows > 4 * ROWS_OF_LIST * before.num_pivots:
         before = Index(max(1, math.ceil(tables.num_rows / ROWS_OF_LIST)), [])
         storage.put_whole(storage.join(folder, "pivots.npy"), _to_bytes(make_pivots(tables, before.num_pivots)))
@@ -104,21 +104,23 @@ def update_index(tables: Tables, folder: str, check: Callable[[], None]) -> Upda
     segments = [*kept]
     if new:
         pivot_CD = np.load(io.BytesIO(storage.read_bytes(storage.join(folder, "pivots.npy"))))
-        for some in _split(new):
+        for some in split_tables(new, SEGMENT_ROWS):
             check()
             segments.append(write_segment(tables, some, pivot_CD, folder))
-    if segments != before.segments or read_index(folder) is None:
+    if stored is None or segments != before.segments:
         check()
         text = json.dumps({"format": FORMAT, "num_pivots": before.num_pivots,
                            "segments": [asdict(segment) for segment in segments]})
         storage.put_whole(storage.join(folder, "index.json"), text.encode())
     used = {segment.name for segment in (*segments, *before.segments)}  # a reader may still have the old ones open
+    ours = {segment.name for segment in segments}
     num_bytes = 0
     files = list_files(folder)
     for path, size in zip(files["path"].to_pylist(), files["size"].to_pylist(), strict=True):
-        if path.startswith("segment-") and path.rpartition(".")[0] not in used:
+        name = path.rpartition(".")[0]
+        if path.startswith("segment-") and name not in used:
             storage.remove(storage.join(folder, path))
-        elif path.rpartition(".")[0] in {segment.name for segment in segments}:
+        elif name in ours:
             num_bytes += size
     return Update(sum(segment.num_rows for segment in segments), sum(table.num_rows for table in new), len(segments),
                   num_bytes)
@@ -171,8 +173,7 @@ def write_segment(tables: Tables, some: list[Table], pivot_CD: np.ndarray[Any, A
             placed.append(Table(table.path, first, opened.num_rows, opened.version.size, opened.version.etag))
             for batch in opened.batches([*ROW_COLUMNS, "embedding"]):
                 is_there = batch["embedding"].is_valid().to_numpy()
-                vector_ND = embeddings_of(batch["embedding"])[is_there]
-                vector_ND /= np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-12)
+                vector_ND = to_unit(embeddings_of(batch["embedding"])[is_there])
                 if len(vector_ND):
                     inverted.add_with_ids(vector_ND, first + np.flatnonzero(is_there))
                 rows.append(batch.select(ROW_COLUMNS))
@@ -183,18 +184,6 @@ def write_segment(tables: Tables, some: list[Table], pivot_CD: np.ndarray[Any, A
     pq.write_table(pa.concat_tables(rows), buffer, compression="zstd")
     storage.put_whole(storage.join(folder, name + ".parquet"), buffer.getvalue())
     return Segment(name, placed)
-
-
-def _split(tables: list[Table]) -> Iterator[list[Table]]:
-    """The tables of each new segment."""
-    some: list[Table] = []
-    for table in tables:
-        if some and sum(one.num_rows for one in some) + table.num_rows > SEGMENT_ROWS:
-            yield some
-            some = []
-        some.append(table)
-    if some:
-        yield some
 
 
 def _to_bytes(array: np.ndarray[Any, Any]) -> bytes:

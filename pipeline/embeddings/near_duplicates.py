@@ -23,7 +23,7 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.embeddings.tables import Table, Tables
+from pipeline.embeddings.tables import Table, Tables, split_tables
 from pipeline.embeddings.whitening import Whitening, learn_whitening
 from pipeline.store import storage
 from pipeline.store.listing import list_files
@@ -84,7 +84,7 @@ def find_near_duplicates(tables: Tables, threshold: float, folder: str, run: Map
     best = np.full(tables.num_rows, -1, np.float32)
     edges: list[Array] = []
     try:
-        for _ in run(partial(fill_lists, tables, lists), list(_split(tables.tables))):
+        for _ in run(partial(fill_lists, tables, lists), list(split_tables(tables.tables, TASK_ROWS))):
             pass
         for pairs, row_N, cosine_N in run(partial(compare_partition, lists, threshold), range(lists.num_partitions)):
             edges.append(pairs)
@@ -207,18 +207,6 @@ def _chunks(vector_NK: Array, width: int) -> Iterator[Array]:
     step = max(1, CHUNK_CELLS // max(1, width))
     for start in range(0, len(vector_NK), step):
         yield vector_NK[start:start + step]
-
-
-def _split(tables: list[Table]) -> Iterator[list[Table]]:
-    """The tables in tasks of about `TASK_ROWS` rows."""
-    some: list[Table] = []
-    for table in tables:
-        if some and sum(one.num_rows for one in some) + table.num_rows > TASK_ROWS:
-            yield some
-            some = []
-        some.append(table)
-    if some:
-        yield some
 
 
 def _describe(tables: Tables, edges: Array, best: Array) -> pa.Table:

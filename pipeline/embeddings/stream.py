@@ -58,6 +58,13 @@ def open_table(uri: str) -> Iterator[OpenTable]:
         yield OpenTable(pq.ParquetFile(file, pre_buffer=False), version)
 
 
+def to_unit(embedding_ND: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Vectors of length 1 in the same directions; a vector of zeros stays one."""
+    length_N1 = np.linalg.norm(embedding_ND, axis=1, keepdims=True)
+    unit_ND: np.ndarray[Any, Any] = embedding_ND / np.maximum(length_N1, 1e-12)
+    return unit_ND
+
+
 def embeddings_of(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     """The embeddings of N rows, float32 [N, 1536], as an array of its own; zeros where there is none."""
     array = column.combine_chunks()

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.embeddings.stream import embeddings_of, open_table
+from pipeline.embeddings.stream import embeddings_of, open_table, to_unit
 from pipeline.errors import UserError
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
@@ -63,7 +63,7 @@ class Tables:
     def unit_vectors(self, table: Table) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         """As `embeddings`, at length 1."""
         for row_N, embedding_ND in self.embeddings(table):
-            yield row_N, embedding_ND / np.maximum(np.linalg.norm(embedding_ND, axis=1, keepdims=True), 1e-12)
+            yield row_N, to_unit(embedding_ND)
 
     def take(self, rows: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
         """Columns of rows, in the order of their numbers. Only the tables that have such rows are read.
@@ -79,6 +79,18 @@ class Tables:
                     whole = opened.file.read([*columns], use_threads=False).select([*columns])
                 parts.append(whole.take(pa.array(rows[start:stop] - table.first)))
         return pa.concat_tables(parts).combine_chunks()
+
+
+def split_tables(tables: list[Table], most_rows: int) -> Iterator[list[Table]]:
+    """The tables in lists of up to so many rows; a larger table is a list of its own."""
+    some: list[Table] = []
+    for table in tables:
+        if some and sum(one.num_rows for one in some) + table.num_rows > most_rows:
+            yield some
+            some = []
+        some.append(table)
+    if some:
+        yield some
 
 
 def list_tables(output: str, model_id: str) -> Tables:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.embeddings.stream import to_unit
 from pipeline.embeddings.tables import Table, Tables
 from pipeline.model.spec import EMBEDDING_SIZE
 
@@ -32,9 +33,7 @@ class Whitening:
 
     def __call__(self, embedding_ND: Array) -> Array:
         """Whitened embeddings of length 1, float32 [N, K]."""
-        vector_NK = (embedding_ND - self.mean_D) @ self.map_DK
-        whitened_NK: Array = vector_NK / np.maximum(np.linalg.norm(vector_NK, axis=1, keepdims=True), 1e-12)
-        return whitened_NK
+        return to_unit((embedding_ND - self.mean_D) @ self.map_DK)
 
     def of_table(self, tables: Tables, table: Table) -> Iterator[tuple[Array, Array]]:
         """The numbers of the rows that have an embedding, int64 [N], and their vectors; some thousand at a time."""
