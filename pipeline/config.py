@@ -20,7 +20,8 @@ from pipeline.parse import parse_keep, parse_price
 from pipeline.store.uris import canonical_uri, find_fault, is_same_place, is_within
 
 # That the jobs make in an output.
-OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "near_duplicates", "index", "_staging")
+OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "near_duplicates", "index", "_staging",
+                  "delta", "iceberg")
 
 Format = Literal["auto", "tar", "parquet", "images", "manifest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -97,6 +98,9 @@ class Config:
     reduced_decode: bool = True
     """Decode JPEGs of 2,728 pixels and more (shortest side) at 1/4 or 1/8 of their size. This is faster, and changes
     the logits by less than half precision does."""
+    table: Literal["parquet", "delta", "iceberg"] = "parquet"
+    """What the tables are, for all runs of an output. parquet: one file a shard, right for any reader of a glob. delta
+    and iceberg: a table with a log, in which a run is one version; needs the extra of that name."""
     output_embeddings: Literal["float32", "float16", "false"] = "float32"
     """Numbers of the embedding column. float16 is half the size, but Trino, Athena and Spark cannot read it. false
     leaves the column out."""
@@ -125,6 +129,9 @@ class Config:
                 parse(getattr(self, name))
             except ValueError as error:
                 raise FieldError(name, str(error)) from None
+        if self.table != "parquet" and self.output_embeddings == "float16":
+            raise FieldError("output_embeddings", f"float16 has no type in --table {self.table}; "
+                             "it takes one of float32, false.")
         for name in ("input", "output", "weights", "classes"):
             check_uri(name, getattr(self, name))
         for name in ("input", "output"):

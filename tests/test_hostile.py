@@ -25,7 +25,7 @@ from pipeline.images.decode import REASONS, decode
 from pipeline.inputs.read import Inputs
 from pipeline.stages.batch import samples_of, segments_of
 from pipeline.stages.read import Reader
-from pipeline.tables.layout import labels_uri
+from pipeline.tables.layout import place_of
 from tests.support.jobs import ROOT, SEED, digest, job
 from tests.support.tars import make_tar
 
@@ -151,7 +151,7 @@ print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])
 @pytest.mark.parametrize("shard", ["../x.tar", "a/../../x.tar", "/x.tar", "a//x.tar", "./x.tar"])
 def test_a_shard_named_to_lead_out_of_the_output_is_refused(shard):
     with pytest.raises(OSError, match="lead out of"):
-        labels_uri("/out", "m", shard)
+        place_of(shard)
 
 
 @pytest.mark.slow

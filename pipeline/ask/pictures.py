@@ -33,7 +33,8 @@ from pipeline.store.read_parquet import read_table
 from pipeline.store.retry import describe_error
 from pipeline.store.storage import is_no_file, read_bytes
 from pipeline.tables.label_files import read_footers
-from pipeline.tables.layout import labels_uri
+from pipeline.tables.label_tables import list_labels
+from pipeline.tables.layout import label_uri
 from pipeline.tables.owner.claim import read_mark
 from pipeline.tables.table_paths import table_path
 
@@ -90,6 +91,17 @@ class Source:
         found = find_shards(mark.input, self.format, output=self.output)
         return {row["path"]: (shard_uri(found.root, row), row) for row in found.shards.to_pylist()}
 
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        files = list_labels(self.output, self.model_id)
+        return dict(zip(files["path"].to_pylist(), files["etag"].to_pylist(), strict=True))
+
+    def find_version(self, path: str) -> str:
+        """The etag of a table. Raises FileNotFoundError if it is no more."""
+        if path not in self._versions:
+            raise FileNotFoundError("the shard has no table any more")
+        return self._versions[path]
+
 
 def draw_pictures(pictures: Sequence[Picture], source: Source) -> None:
     """Fill in `jpeg`, or `miss`, of each picture. Each shard is read once, up to the last image that is asked for."""
@@ -118,13 +130,17 @@ def _draw_of_shard(shard: str, pictures: list[Picture], source: Source) -> None:
 
 def _read_digests(source: Source, shard: str) -> dict[int, str | None]:
     """The SHA-256 of each image of a shard when it was labelled, by its index."""
-    table = read_table(read_bytes(labels_uri(source.output, source.model_id, shard)), ["index", "sha256"])
+    path = table_path(shard)
+    table = read_table(read_bytes(label_uri(source.output, source.model_id, path, source.find_version(path))),
+                       ["index", "sha256"])
     return dict(zip(table["index"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
 def _read_samples(source: Source, shard: str) -> Iterator[Sample]:
     """The samples of a shard, read where it was labelled, or else where the input has it now."""
-    footers = read_footers(source.output, source.model_id, pa.table({"path": [table_path(shard)]})).to_pylist()
+    path = table_path(shard)
+    files = pa.table({"path": [path], "etag": [source.find_version(path)]})
+    footers = read_footers(source.output, source.model_id, files).to_pylist()
     uri = footers[0]["source_uri"] if footers else None
     if uri and re.search(ANY_SHARD_FILE, shard, re.IGNORECASE):
         with CaughtError() as caught, source.inputs.open(uri) as (samples, _):

@@ -21,9 +21,10 @@ from pipeline.store.explain import explain_error
 from pipeline.store.retry import describe_error
 from pipeline.store.storage import locate
 from pipeline.store.uris import canonical_uri
-from pipeline.tables import ledger, plan
+from pipeline.tables import label_tables, ledger, plan
 from pipeline.tables.label_files import read_footers
-from pipeline.tables.layout import labels_folder
+from pipeline.tables.label_tables import find_kind
+from pipeline.tables.layout import label_uri, labels_folder
 from pipeline.tables.owner.models import only_model
 
 _VARIABLE = re.compile(r"getvariable\('(\w+)'\)")
@@ -55,13 +56,29 @@ def connect(output: str, model_id: str | None = None) -> duckdb.DuckDBPyConnecti
         connection.register_filesystem(locate(output)[0])
     _set_variables(connection, {"output": output, "model": model_id})
     try:
+        _name_files(connection, output, model_id)
         connection.execute((SQL_FOLDER / "views.sql").read_text(encoding="utf-8"))
+    except UserError:
+        raise
     except duckdb.Error as error:
         raise UserError(f"--output {output} --model {model_id}: no tables can be read there "
                         f"({describe_error(error, 300)}){_name_foreign_files(output, model_id)}.") from error
     except Exception as error:  # of the store, which has its own kinds
         raise explain_error("--output", output, error) from error
     return connection
+
+
+def _name_files(connection: duckdb.DuckDBPyConnection, output: str, model_id: str) -> None:
+    """Set the variable `files` to the files that the newest version of a lake table has."""
+    if find_kind(output) == "parquet":
+        return
+    files = label_tables.list_labels(output, model_id)
+    uris = [label_uri(output, model_id, *row) for row in zip(
+        files["path"].to_pylist(), files["etag"].to_pylist(), strict=True)]
+    if not uris:
+        raise UserError(f"--output {output} has no tables of {model_id}: no run has committed one.")
+    quoted = ", ".join("'" + re.sub(r"[*?\[]", r"[\g<0>]", uri).replace("'", "''") + "'" for uri in uris)
+    connection.execute(f"SET VARIABLE files = [{quoted}]")
 
 
 def ask(connection: duckdb.DuckDBPyConnection, question: str, settings: Mapping[str, str] | None = None) -> Any:
@@ -140,13 +157,15 @@ def _name_foreign_files(output: str, model_id: str) -> str:
     """
     foreign: list[str] = []
     with suppress(Exception):  # the sentence explains another error, and does without this part
-        unknown = plan.find_unrecorded(ledger.list_labels(output, model_id), ledger.read_finished(output, model_id, []))
+        files = label_tables.list_labels(output, model_id)
+        unknown = plan.find_unrecorded(files, ledger.read_finished(output, model_id, []))
         ours = set(read_footers(output, model_id, unknown)["file"].to_pylist())
         foreign = sorted(set(unknown["path"].to_pylist()) - ours)
     if not foreign:
         return ""
     more = f" and {len(foreign) - NAMED:,} more" if len(foreign) > NAMED else ""
-    return f"; no tables of the job, in {labels_folder(output, model_id)}: {', '.join(foreign[:NAMED])}{more}"
+    folder = labels_folder(output, model_id, find_kind(output))
+    return f"; no tables of the job, in {folder}: {', '.join(foreign[:NAMED])}{more}"
 
 
 def _set_variables(connection: duckdb.DuckDBPyConnection, values: Mapping[str, str]) -> None:

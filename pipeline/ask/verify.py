@@ -25,8 +25,8 @@ from pipeline.store.explain import explaining_errors
 from pipeline.store.read_parquet import read_table
 from pipeline.store.retry import Replaced, describe_error
 from pipeline.store.uris import canonical_uri
-from pipeline.tables import ledger
-from pipeline.tables.layout import labels_uri
+from pipeline.tables import label_tables
+from pipeline.tables.layout import label_uri
 from pipeline.tables.owner.models import only_model
 from pipeline.tables.table_paths import table_path
 
@@ -75,7 +75,8 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
     proof = Proof(model_id or only_model(output_uri))
     with explaining_errors("--input", input_uri):
         shards, proof.left_out, root = find_shards(input_uri, format, output=output_uri)
-    tables = set(ledger.list_labels(output_uri, proof.model_id)["path"].to_pylist())
+    listed = label_tables.list_labels(output_uri, proof.model_id)
+    tables = dict(zip(listed["path"].to_pylist(), listed["etag"].to_pylist(), strict=True))
     digest = hashlib.sha256()
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
         parts = pool.map(lambda shard: _compare(root, output_uri, proof.model_id, shard, tables, inputs),
@@ -91,16 +92,17 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
             proof.left_out.add(part.left_out.rows())
             digest.update(part.digest.encode())
     proof.num_shards = len(shards)
-    for path in sorted(tables - set(map(table_path, shards["path"].to_pylist()))):
+    for path in sorted(tables.keys() - set(map(table_path, shards["path"].to_pylist()))):
         proof.num_foreign += 1
         proof.problems.append(f"foreign: {path} is of no shard of the input")
     proof.digest = digest.hexdigest()
     return proof
 
 
-def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, Any], tables: set[str],
+def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, Any], tables: dict[str, str],
              inputs: Inputs) -> Proof:
-    """The proof of one shard. `listed`: its row among the shards. `tables`: paths of all tables of the output."""
+    """The proof of one shard. `listed`: its row among the shards. `tables`: etags of the tables of the output, by path.
+    """
     part, shard = Proof(model_id), listed["path"]
     try:
         samples = _read_samples(input_uri, listed, inputs, part)
@@ -108,12 +110,14 @@ def _compare(input_uri: str, output_uri: str, model_id: str, listed: dict[str, A
         part.problems.append(f"unreadable: {shard}: {describe_error(error)}")
         return part
     part.num_samples = len(samples)
-    if table_path(shard) not in tables:
+    path = table_path(shard)
+    if path not in tables:
         part.num_missing = len(samples)
         part.problems.append(f"missing: {shard} has no table ({len(samples)} samples)")
         return part
     try:
-        rows = read_table(storage.read_bytes(labels_uri(output_uri, model_id, shard)), _COLUMNS).to_pylist()
+        table = storage.read_bytes(label_uri(output_uri, model_id, path, tables[path]))
+        rows = read_table(table, _COLUMNS).to_pylist()
     except (pa.ArrowInvalid, KeyError) as error:
         part.num_missing = len(samples)
         part.problems.append(f"unreadable: {shard}.parquet: {describe_error(error)}")

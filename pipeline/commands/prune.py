@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge
 from cyclopts import Parameter
 
 from pipeline.commands.flags import Output
@@ -23,6 +24,7 @@ def prune(
     input: Annotated[str | None, Parameter(help="Remove the tables of shards that this input no longer has.")] = None,
     shards: str | None = None,
     whole_model: bool = False,
+    old_versions: Annotated[float, Ge(0)] | None = None,
     model: str | None = None,
     format: Format | None = None,
     yes: bool = False,
@@ -34,6 +36,7 @@ def prune(
     label-images prune --output tables/ --input shards/                    # of shards that have left the input
     label-images prune --output tables/ --shards gone.txt                  # of the shards named in a file, one a line
     label-images prune --output tables/ --whole-model --model inception_v4-61350f2a
+    label-images prune --output tables/ --old-versions 30                  # of --table delta or iceberg
     ```
 
     The table shards keeps a row for each removed table, with the status removed. A shard that is removed by name and
@@ -44,6 +47,7 @@ def prune(
     Args:
         shards: File with the names of shards, one a line, as in the column shard.
         whole_model: Remove all tables and the class names of --model.
+        old_versions: Remove the files that no version of the last so many days has (of --table delta or iceberg).
         model: Only tables of this model_id (default: of all models).
         format: What the input is made of (default: as the newest run over --output had it).
         yes: Remove the tables.
@@ -53,12 +57,24 @@ def prune(
     from pipeline.upkeep import prune as pruning
 
     with writing_summary(summary) as write:
-        if sum((input is not None, shards is not None, whole_model)) != 1:
-            raise UserError("give one of --input, --shards and --whole-model: it says which tables are removed.")
+        if sum((input is not None, shards is not None, whole_model, old_versions is not None)) != 1:
+            raise UserError("give one of --input, --shards, --whole-model and --old-versions: it says what is removed.")
         if whole_model and model is None:
             raise UserError("--whole-model needs --model: name the model whose tables are removed.")
         check_uri("output", output)
         output = canonical_uri(output)
+        if old_versions is not None:
+            from pipeline.upkeep.old_versions import remove_old_versions
+
+            files = remove_old_versions(output, model, old_versions, dry_run=not yes)
+            counts = {model_id: {"num_files": len(paths)} for model_id, paths in files.items()}
+            write({"removed": yes, "models": counts, "exit_code": 0})
+            for model_id, paths in files.items():
+                print(f"{'removed' if yes else 'would remove'} {len(paths):,} files of {model_id} that no version of "
+                      f"the last {old_versions:g} days has")
+            if not yes:
+                print("nothing was removed: --yes removes these files")
+            return 0
         gone = pruning.Gone(
             input=input,
             format=format or read_settings(output, model).get("format", "auto"),

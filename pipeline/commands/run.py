@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ def print_plan(summary: Summary) -> None:
 
 def print_summary(summary: Summary, output: str) -> None:
     """Print what a run did, and where its tables are."""
+    from pipeline.tables.label_tables import find_kind
     from pipeline.tables.layout import labels_folder, report_uri, tables_glob
 
     if summary.num_pending:
@@ -91,10 +93,15 @@ def print_summary(summary: Summary, output: str) -> None:
         print(f"failed    the record of this run could not be written: {summary.unrecorded}")
     for note in summary.notes:
         print(f"note      {note}")
-    tables = labels_folder(output, summary.model_id)
+    kind = find_kind(output)
+    tables = labels_folder(output, summary.model_id, kind)
     print(f"tables    {tables}")
     print(f"report    {report_uri(output, summary.run_id)}")
-    print(f"duckdb    SELECT label, count(*) AS images FROM {tables_glob(tables)} GROUP BY ALL ORDER BY images DESC;")
+    if kind == "parquet":
+        glob = tables_glob(tables)
+        print(f"duckdb    SELECT label, count(*) AS images FROM {glob} GROUP BY ALL ORDER BY images DESC;")
+    else:  # a glob has older versions too
+        print(f"query     label-images query --output {shlex.quote(output)} --model {summary.model_id} labels")
 
 
 def _print_counts(summary: Summary) -> None:

@@ -29,6 +29,7 @@ from pipeline.embeddings.tables import Table, Tables, split_tables
 from pipeline.model.spec import EMBEDDING_SIZE
 from pipeline.store import storage
 from pipeline.store.listing import list_files
+from pipeline.tables.layout import is_in_lake
 
 FORMAT = 1  # change it whenever older files cannot be read
 ROWS_OF_LIST = 500  # on average; pivots are made anew once there are four times as many
@@ -170,7 +171,8 @@ def write_segment(tables: Tables, some: list[Table], pivot_CD: np.ndarray[Any, A
     placed, rows, first = [], [], 0
     for table in some:
         with open_table(tables.open_uri(table)) as opened:
-            placed.append(Table(table.path, first, opened.num_rows, opened.version.size, opened.version.etag))
+            etag = table.etag if is_in_lake(table.etag) else opened.version.etag
+            placed.append(Table(table.path, first, opened.num_rows, opened.version.size, etag))
             for batch in opened.batches([*ROW_COLUMNS, "embedding"]):
                 is_there = batch["embedding"].is_valid().to_numpy()
                 vector_ND = to_unit(embeddings_of(batch["embedding"])[is_there])

@@ -28,9 +28,8 @@ from pipeline.embeddings.tables import Table, Tables
 from pipeline.errors import UserError
 from pipeline.store import storage
 from pipeline.store.read_parquet import read_table
-from pipeline.tables import ledger
+from pipeline.tables import label_tables
 from pipeline.tables.label_files import read_footers
-from pipeline.tables.layout import labels_folder
 from pipeline.tables.table_paths import table_path
 
 LEAST_PROBES, SHARE_OF_LISTS = 64, 0.2  # lists of a search: so many, or this share of them
@@ -56,12 +55,12 @@ class Neighbours:
     def __init__(self, output: str, model_id: str, index: Index) -> None:
         self.output, self.model_id, self.index = output, model_id, index
         self.folder = index_folder(output, model_id)
-        files = ledger.list_labels(output, model_id)
+        files = label_tables.list_labels(output, model_id)
         present = list(zip(files["path"].to_pylist(), files["etag"].to_pylist(), strict=True))
         known = {(table.path, table.etag) for segment in index.segments for table in segment.tables}
         is_unknown = pa.array([version not in known for version in present], pa.bool_())
         footers = read_footers(output, model_id, files.filter(is_unknown)).to_pylist()
-        self.unknown = Tables(labels_folder(output, model_id), [
+        self.unknown = Tables(output, model_id, [
             Table(row["file"], 0, row["num_images"], row["file_size"], row["file_etag"]) for row in footers])
         self.segments = [OpenSegment(self.folder, segment, {*present}) for segment in index.segments]
         self.num_known = sum(segment.num_alive for segment in self.segments)
@@ -139,7 +138,8 @@ class Neighbours:
             return opened.file.read(ROW_COLUMNS, use_threads=False).select(ROW_COLUMNS)
 
     def _read_embedding(self, shard: str, index: int) -> np.ndarray[Any, Any]:
-        with open_table(storage.join(labels_folder(self.output, self.model_id), table_path(shard))) as opened:
+        table = next(table for table in self.unknown.tables if table.path == table_path(shard))
+        with open_table(self.unknown.open_uri(table)) as opened:
             for batch in opened.batches(["index", "embedding"]):
                 found = batch.filter(pc.equal(batch["index"], index))
                 if len(found):

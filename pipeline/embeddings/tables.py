@@ -15,11 +15,10 @@ import pyarrow.compute as pc
 
 from pipeline.embeddings.stream import embeddings_of, open_table, to_unit
 from pipeline.errors import UserError
-from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
-from pipeline.tables import ledger
+from pipeline.tables import label_tables
 from pipeline.tables.label_files import read_footers
-from pipeline.tables.layout import labels_folder
+from pipeline.tables.layout import label_uri
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Table:
 class Tables:
     """The tables of a model."""
 
-    folder: str
+    output: str
+    model_id: str
     tables: list[Table]
 
     @property
@@ -48,7 +48,7 @@ class Tables:
 
     def open_uri(self, table: Table) -> str:
         """The URI of a table."""
-        return storage.join(self.folder, table.path)
+        return label_uri(self.output, self.model_id, table.path, table.etag)
 
     def embeddings(self, table: Table) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         """The numbers of the rows that have an embedding, int64 [N], and their embeddings, float32 [N, 1536]; some
@@ -100,11 +100,11 @@ def list_tables(output: str, model_id: str) -> Tables:
         UserError: the output cannot be read, or has no tables of this model.
     """
     with explaining_errors("--output", output):
-        footers = read_footers(output, model_id, ledger.list_labels(output, model_id))
+        footers = read_footers(output, model_id, label_tables.list_labels(output, model_id))
     if not len(footers):
         raise UserError(f"--output {output} has no tables of {model_id}.")
     footers = footers.sort_by("file")
     firsts = pc.subtract(pc.cumulative_sum(footers["num_images"]), footers["num_images"]).to_pylist()
     columns = zip(footers["file"].to_pylist(), firsts, footers["num_images"].to_pylist(),
                   footers["file_size"].to_pylist(), footers["file_etag"].to_pylist(), strict=True)
-    return Tables(labels_folder(output, model_id), [Table(*row) for row in columns])
+    return Tables(output, model_id, [Table(*row) for row in columns])

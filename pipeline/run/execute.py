@@ -97,7 +97,7 @@ def _prepare(context: Context, state: dict[str, Any], classes: pa.Table, alone: 
     reference = ray.put({name: tensor.numpy() for name, tensor in state.items()})
     labels = classes["label"].to_pylist()
     sink = Sink(config.output, summary.run_id, summary.model_id, config.output_embeddings,
-                parse_keep(config.keep))
+                parse_keep(config.keep), config.table)
 
     def build(pools: Pools, left: pa.Table, places: dict[str, Any]) -> Any:
         make_labeller = partial(graph.load_labeller, [reference], device, precision, pools.label_threads,

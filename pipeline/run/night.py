@@ -10,6 +10,7 @@ import secrets
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple, TextIO
 
@@ -25,13 +26,15 @@ from pipeline.parse import parse_keep, parse_price
 from pipeline.run.attempts import Context
 from pipeline.run.execute import execute
 from pipeline.run.record import Record
+from pipeline.run.standing import Standing
 from pipeline.run.summary import Summary
 from pipeline.stop import Stop
 from pipeline.store import storage
 from pipeline.store.explain import check_atomic_put, explaining_errors
 from pipeline.store.lease import Lease, hold_lease
-from pipeline.tables import history, ledger, plan
+from pipeline.tables import history, label_tables, ledger, plan
 from pipeline.tables.label_files import read_footers
+from pipeline.tables.lake.log import check_lake
 from pipeline.tables.owner import claim
 from pipeline.tables.owner.keep import settle_keep
 from pipeline.upkeep import clean
@@ -44,6 +47,16 @@ class Inventory(NamedTuple):
     classes: pa.Table
     todo: plan.Plan
     footers: pa.Table
+
+
+class Planned(NamedTuple):
+    """What the output says before a run. `footers`: `FOOTERS` of files that the ledger does not know. `mark`: what the
+    output belongs to; None if it is new. `standing`: what the log of a lake lacks; None for plain Parquet."""
+
+    todo: plan.Plan
+    footers: pa.Table
+    mark: claim.Mark | None
+    standing: Standing | None
 
 
 def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None) -> Summary:
@@ -63,6 +76,7 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
     classes = load_classes(config.classes)
     listing = find_input(config)
     check_atomic_put("--output", config.output)
+    check_lake(config)
     stop.check()
     with_lease = config.lease and not config.dry_run
     lock = hold_lease(config.output, run_id, "--output", "--no-lease") if with_lease else nullcontext()
@@ -70,7 +84,7 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
         if lease:
             stop.last_calls.append(lease.release)
         damaged: list[str] = []
-        todo, footers, mark = plan_run(config, run_weights, classes, listing, damaged)
+        todo, footers, mark, standing = plan_run(config, run_weights, classes, listing, damaged)
         config = settle_keep(config, listing.shards, listing.root, mark)
         stop.check()
         summary = Summary(
@@ -84,7 +98,7 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
                 summary.expected = history.expect_run(config.output, run_id, summary.pending_bytes, summary.prices)
             summary.num_requests = plan.count_requests(todo.pending)
             return summary
-        record = Record(config, summary, lease, classes, started_at, start_s)
+        record = Record(config, summary, lease, classes, started_at, start_s, standing)
         try:
             _run(Context(config, summary, lease, stream, stop), Inventory(run_weights, classes, todo, footers), record)
         except BaseException:
@@ -137,14 +151,11 @@ def find_input(config: Config) -> find.Found:
 
 
 def plan_run(config: Config, run_weights: Weights, classes: pa.Table, listing: find.Found,
-             damaged: list[str]) -> tuple[plan.Plan, pa.Table, claim.Mark | None]:
+             damaged: list[str]) -> Planned:
     """List the output, check that it is this run's, and compare it with the input.
 
     Args:
         damaged: gets the paths of files of the output that cannot be understood.
-
-    Returns:
-        The plan, the `FOOTERS` of files that the ledger does not know, and what the output belongs to.
 
     Raises:
         UserError: the output cannot be read, or is of another input, other class names or another kind of shards.
@@ -153,12 +164,17 @@ def plan_run(config: Config, run_weights: Weights, classes: pa.Table, listing: f
     with explaining_errors("--output", output):
         mark = claim.check_root(config, damaged, listing.root)
         claim.check_names(config, model_id, classes)
-        outputs = ledger.list_labels(output, model_id, config.partition)
+        outputs = label_tables.list_versions(output, model_id, config.partition)
         finished = ledger.read_finished(output, model_id, damaged)
         footers = read_footers(output, model_id, plan.find_unrecorded(outputs, finished))
         finished = pa.concat_tables([finished, footers.select(plan.FINISHED.names)])
         claim.check_kind(config, outputs.filter(pc.is_in(outputs["path"], finished["file"])), listing.shards)
-    todo = plan.make_plan(listing.shards, outputs, finished)
+        snapshot = label_tables.list_labels(output, model_id, config.partition) if config.table != "parquet" else None
+    todo, standing = plan.make_plan(listing.shards, outputs, finished), None
+    if snapshot is not None:
+        unlisted, gone = plan.find_change(listing.shards, outputs, finished, snapshot)
+        standing = Standing(unlisted, gone["path"].to_pylist())
+        todo = replace(todo, orphans=gone, misplaced=gone.slice(0, 0))
     if config.limit_shards is not None:
         todo = plan.limit_plan(todo, listing.shards["path"], config.limit_shards)
-    return todo, footers, mark
+    return Planned(todo, footers, mark, standing)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipeline.config import Config
 from pipeline.errors import CaughtError
 from pipeline.report import render
+from pipeline.run.standing import Standing
 from pipeline.run.summary import Summary
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
@@ -40,13 +41,14 @@ class Record:
     Args:
         classes: the class names of the model.
         started_at: when the run was started; `start_s`, the same by the monotonic clock.
+        standing: what the log of a lake table lacks; None for plain Parquet.
     """
 
     def __init__(self, config: Config, summary: Summary, lease: Lease | None, classes: pa.Table, started_at: datetime,
-                 start_s: float) -> None:
+                 start_s: float, standing: Standing | None = None) -> None:
         self.config, self.summary, self.lease, self.classes = config, summary, lease, classes
         self.started_at, self.start_s = started_at, start_s
-        self.begun = False
+        self.standing, self.begun = standing, False
 
     def begin(self, footers: pa.Table) -> None:
         """Claim the output; enter what killed runs left unrecorded; and write this run's row, which says `running`
@@ -83,6 +85,7 @@ class Record:
         summary = self.summary
         summary.seconds = time.monotonic() - self.start_s
         with summary.trying_once():
+            self._commit()
             row = self.make_row("failed" if failed or summary.num_failed or summary.unrecorded else "done")
             with summary.remembering_errors():
                 self._write_report(row)
@@ -95,6 +98,15 @@ class Record:
                 self.lease.release()
             elif self.lease and not failed:
                 self._compact(self.lease)
+
+    def _commit(self) -> None:
+        """Commit to the log of a lake table what is finished. Without the lease that is for the run that took it."""
+        if self.standing is None or (self.lease and self.lease.lost is not None):
+            return
+        summary = self.summary
+        with summary.remembering_errors():
+            self.standing.commit(self.config, summary.model_id, summary.run_id)
+            summary.num_gone, summary.num_orphans = summary.num_orphans, 0
 
     def _compact(self, lease: Lease) -> None:
         """Merge small files of the ledger. An error changes nothing of what was recorded; the next run tries again."""

@@ -32,19 +32,20 @@ class Summary:
     """What a run did.
 
     `num_skipped`: shards that were done before. `num_orphans`: tables of shards that are no longer in the input.
-    `num_beyond`: shards that --limit-shards left out. `meaningless`: the weights are untrained. `num_misplaced`:
-    tables in folders that engines take for columns; this run removed `num_replaced` of them. `counts`: of the
-    committed images. `night`: images, and rejected images, of the runs of this night before this run. `failed`:
-    reason by shard, of the first `NAMED` that failed. `cpu_s`, `gpu_s`: seconds that were spent, also on images that
-    were not committed. `held_cpu_s`, `held_gpu_s`: seconds for which the nodes of the run were there, busy or not,
-    times their CPUs and GPUs. `prices`: of an hour of a `cpu` and of a `gpu`; empty if none is given. `num_labelled`:
-    images that were reported. `num_slots`: images that the batches of the device had room for. `num_moved`: blocks,
-    of `num_blocks`, that were labelled on another node than decoded. `left_out`: files of the input, and members of
-    the committed shards, that have no row. `without_images`: shards that were committed and hold no image, with their
-    left-out members, of the first `NAMED`. `damaged`: files of the output, except tables, that could not be
-    understood. `unrecorded`: why the run's row, the rows of its shards or its report are missing, if they are.
-    `expected`, `num_requests`: of a dry run; the requests are reads and writes of the shards and their tables.
-    `findings`: what the report shows. `row`: of the table `runs`, once the run has ended.
+    `num_gone`: such tables that left the table of a lake. `num_beyond`: shards that --limit-shards left out.
+    `meaningless`: the weights are untrained. `num_misplaced`: tables in folders that engines take for columns; this
+    run removed `num_replaced` of them. `counts`: of the committed images. `night`: images, and rejected images, of
+    the runs of this night before this run. `failed`: reason by shard, of the first `NAMED` that failed. `cpu_s`,
+    `gpu_s`: seconds that were spent, also on images that were not committed. `held_cpu_s`, `held_gpu_s`: seconds
+    for which the nodes of the run were there, busy or not, times their CPUs and GPUs. `prices`: of an hour of a
+    `cpu` and of a `gpu`; empty if none is given. `num_labelled`: images that were reported. `num_slots`: images
+    that the batches of the device had room for. `num_moved`: blocks, of `num_blocks`, that were labelled on another
+    node than decoded. `left_out`: files of the input, and members of the committed shards, that have no row.
+    `without_images`: shards that were committed and hold no image, with their left-out members, of the first
+    `NAMED`. `damaged`: files of the output, except tables, that could not be understood. `unrecorded`: why the
+    run's row, the rows of its shards or its report are missing, if they are. `expected`, `num_requests`: of a dry
+    run; the requests are reads and writes of the shards and their tables. `findings`: what the report shows. `row`:
+    of the table `runs`, once the run has ended.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class Summary:
     num_orphans: int
     meaningless: bool
     num_beyond: int = 0
+    num_gone: int = 0
     num_misplaced: int = 0
     num_replaced: int = 0
     num_committed: int = 0
@@ -185,6 +187,9 @@ class Summary:
         if self.num_orphans:
             yield (f"{self.num_orphans:,} tables are of shards that are no longer in the input; "
                    "label-images prune removes them")
+        if self.num_gone:
+            yield (f"{self.num_gone:,} tables of shards that are no longer in the input have left the newest version "
+                   "of the table")
         if self.num_replaced:
             yield (f"{self.num_replaced:,} tables were removed from folders that engines take for columns: "
                    "their shards have new ones")

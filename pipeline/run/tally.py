@@ -23,10 +23,10 @@ from pipeline.stages.reports import Report, SegmentReport
 from pipeline.store import storage
 from pipeline.store.read_parquet import read_table
 from pipeline.store.retry import describe_error
-from pipeline.tables import ledger
+from pipeline.tables import label_tables, ledger
 from pipeline.tables.counts import COUNTED_COLUMNS, Counts
 from pipeline.tables.label_files import read_footers
-from pipeline.tables.layout import labels_uri
+from pipeline.tables.layout import label_uri
 from pipeline.tables.ledger_rows import ShardRow
 from pipeline.tables.table_paths import table_paths
 
@@ -148,7 +148,8 @@ class Tally:
 
     def _commit_unreported(self, number: int, shard: OpenShard, footer: dict[str, Any]) -> None:
         """Count a shard by its table, since nobody reported the shard as a whole. `footer`: a row of `FOOTERS`."""
-        table = storage.read_bytes(labels_uri(self.output, self.summary.model_id, shard.shard))
+        uri = label_uri(self.output, self.summary.model_id, footer["file"], footer["file_etag"])
+        table = storage.read_bytes(uri)
         shard.counts = Counts.count_rows(read_table(table, COUNTED_COLUMNS))
         shard.source_uri, shard.source_size = footer["source_uri"], footer["source_size"]
         shard.source_etag = footer["source_etag"]
@@ -162,7 +163,7 @@ class Tally:
         if not numbers:
             return []
         paths = table_paths(self.pending.take(pa.array(numbers, pa.int64())))
-        files = ledger.list_labels(self.output, self.summary.model_id)
+        files = label_tables.list_versions(self.output, self.summary.model_id)
         files = files.filter(pc.is_in(files["path"], paths))
         footers = read_footers(self.output, self.summary.model_id, files)
         number_of = dict(zip(paths.to_pylist(), numbers, strict=True))

@@ -1,10 +1,9 @@
 """Rows -> one Parquet file a shard, whole or absent.
 
-In: pieces of a shard: rows of one block or of neighbours, in any order, from any actor. Out: `<shard>.parquet`, put
-once. A shard that is one piece is put at once. Else each piece is put under `_staging/<run>/<shard>/<version>/`. The
-actor that
-finds the pieces contiguous up to the end merges them: no coordinator is needed, and two actors that find the same
-pieces put the same bytes.
+In: pieces of a shard: rows of one block or of neighbours, in any order, from any actor. Out: the table of the shard,
+put once; in a lake no commit of the log yet. A shard that is one piece is put at once. Else each piece is put under
+`_staging/<run>/<shard>/<version>/`. The actor that finds the pieces contiguous up to the end merges them: no
+coordinator is needed, and two actors that find the same pieces put the same bytes.
 Not here: which shards are pending, and the staging pieces of dead runs.
 """
 
@@ -24,8 +23,9 @@ from pipeline.store.listing import list_files
 from pipeline.store.read_parquet import read_table
 from pipeline.store.versions import File
 from pipeline.tables.label_files import ShardVersion, encode_file, file_schema, make_footer
+from pipeline.tables.label_tables import put_table
 from pipeline.tables.labels import ROWS
-from pipeline.tables.layout import labels_uri
+from pipeline.tables.layout import Kind, place_of
 
 _PIECE = re.compile(r"(\d+)-(\d+)(\.end)?\.parquet$")
 
@@ -35,7 +35,7 @@ class Sink:
     """Where the rows of one run go.
 
     `output`: root URI of the tables. `run_id`: names the staging folder. `embeddings`: `float32`, `float16` or `false`
-    (see `label_files.file_schema`). `keep`: the kept columns.
+    (see `label_files.file_schema`). `keep`: the kept columns. `table`: what the tables of the output are.
     """
 
     output: str
@@ -43,6 +43,7 @@ class Sink:
     model_id: str
     embeddings: str = "float32"
     keep: tuple[KeptColumn, ...] = ()
+    table: Kind = "parquet"
 
     def no_rows(self) -> pa.Table:
         """The table of no rows, as `write` takes it."""
@@ -61,11 +62,11 @@ class Sink:
             NotOfType: a kept value is not of the type of its column.
             OSError: the path of the shard leads out of the output; or any error of the store.
         """
-        uri = labels_uri(self.output, self.model_id, source.shard)
+        place_of(source.shard)  # before anything is put
         if self.keep:
             piece = add_kept(piece.drop_columns("kept"), piece["kept"].combine_chunks(), self.keep)
         if first == 0 and end:
-            return self._commit(uri, source, [piece])
+            return self._commit(source, [piece])
         version = hashlib.sha256(source.etag.encode()).hexdigest()[:16]
         folder = storage.join(self.output, "_staging", self.run_id, source.shard, version)
         name = f"{first:09}-{first + piece.num_rows:09}{'.end' if end else ''}.parquet"
@@ -74,20 +75,20 @@ class Sink:
         if parts is None:
             return None
         try:
-            committed = self._commit(uri, source, (
+            committed = self._commit(source, (
                 read_table(storage.read_bytes(storage.join(folder, name))).slice(skip) for name, skip in parts))
         except FileNotFoundError:
             return None  # another actor committed the same rows, and removed the pieces
         storage.remove(folder)
         return committed
 
-    def _commit(self, uri: str, source: ShardVersion, pieces: Iterable[pa.Table]) -> File:
+    def _commit(self, source: ShardVersion, pieces: Iterable[pa.Table]) -> File:
         footer = make_footer(source, self.model_id, self.run_id, self.keep)
-        storage.put_whole(uri, encode_file(pieces, self._schema(), footer))
-        return storage.stat(uri)
+        data = encode_file(pieces, self._schema(), footer)
+        return put_table(self.output, self.model_id, self.table, source.shard, data)
 
     def _schema(self) -> pa.Schema:
-        return file_schema(self.embeddings, self.keep)
+        return file_schema(self.embeddings, self.keep, lake=self.table != "parquet")
 
 
 def _choose_parts(names: list[str]) -> list[tuple[str, int]] | None:

@@ -9,6 +9,7 @@ Not here: where the file lies (`layout`), and who puts it (the sink).
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pipeline.store.read_parquet import DAMAGE
 from pipeline.store.retry import with_retries
 from pipeline.store.versions import File
 from pipeline.tables.labels import ROWS
-from pipeline.tables.layout import labels_folder
+from pipeline.tables.layout import is_in_lake, label_uri
 from pipeline.tables.plan import FINISHED
 
 GROUP_ROWS = 8192  # rows of a row group, at least: 50 MB of embeddings
@@ -47,15 +48,45 @@ class ShardVersion:
     etag: str
 
 
-def file_schema(embeddings: str, keep: Sequence[KeptColumn] = ()) -> pa.Schema:
+def file_schema(embeddings: str, keep: Sequence[KeptColumn] = (), *, lake: bool = False) -> pa.Schema:
     """The schema of a file: `ROWS`, with the embedding as `float32` or `float16`, or without it for `false`; behind
     them the kept columns.
+
+    Args:
+        lake: with types that Delta and Iceberg have (lists of any length, whole numbers of 32 bits), and with the ids
+            of fields that an Iceberg table gives.
     """
     schema, at = pa.schema([*ROWS, *kept_fields(keep)]), ROWS.get_field_index("embedding")
-    if embeddings == "false":
-        return schema.remove(at)
-    number = pa.float32() if embeddings == "float32" else pa.float16()
-    return schema.set(at, ROWS.field(at).with_type(pa.list_(number, EMBEDDING_SIZE)))
+    if lake:
+        schema = _number_fields(_widen(schema))
+    elif embeddings == "float16":
+        schema = schema.set(at, ROWS.field(at).with_type(pa.list_(pa.float16(), EMBEDDING_SIZE)))
+    return schema.remove(at) if embeddings == "false" else schema
+
+
+def _widen(schema: pa.Schema) -> pa.Schema:
+    """A schema with the types of lakes."""
+    wide = {"label_id": pa.int32(), "embedding": pa.list_(pa.float32()),
+            "top5": pa.list_(pa.struct([("label_id", pa.int32()), ("label", pa.string()), ("prob", pa.float32())]))}
+    return pa.schema([field.with_type(wide.get(field.name, field.type)) for field in schema])
+
+
+def _number_fields(schema: pa.Schema) -> pa.Schema:
+    """A schema with an id for each field: first the columns, then what is in them, as Iceberg numbers a new table."""
+    numbers = itertools.count(1)
+
+    def number(field: pa.Field) -> pa.Field:
+        return field.with_metadata({"PARQUET:field_id": str(next(numbers))})
+
+    def number_inside(field: pa.Field) -> pa.Field:
+        kind = field.type
+        if pa.types.is_list(kind):
+            return field.with_type(pa.list_(number_inside(number(kind.value_field.with_name("element")))))
+        if pa.types.is_struct(kind):
+            return field.with_type(pa.struct([number_inside(inner) for inner in [number(inner) for inner in kind]]))
+        return field
+
+    return pa.schema([number_inside(field) for field in [number(field) for field in schema]])
 
 
 def make_footer(source: ShardVersion, model_id: str, run_id: str, keep: tuple[KeptColumn, ...] = ()) -> dict[str, str]:
@@ -107,15 +138,15 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
     again.
 
     Args:
-        files: table with a column `path`, relative to `labels/model=<model_id>/`.
+        files: of `FILES`, such as `label_tables` lists.
     """
-    folder = labels_folder(output, model_id)
-
-    def read(path: str) -> dict[str, Any] | None:
+    def read(path: str, etag: str) -> dict[str, Any] | None:
+        uri = label_uri(output, model_id, path, etag)
         try:
-            version, metadata = with_retries(lambda: _read_metadata(storage.join(folder, path)))
+            version, metadata = with_retries(lambda: _read_metadata(uri))
             footer = {name.decode(): value.decode() for name, value in metadata.items()}
-            return {"file": path, "file_size": version.size, "file_etag": version.etag,
+            return {"file": path, "file_size": version.size,
+                    "file_etag": etag if is_in_lake(etag) else version.etag,
                     "source_size": int(footer["source_size"]), "source_etag": footer["source_etag"],
                     "source_uri": footer["source_uri"], "run_id": footer.get("run_id"),  # null: before runs had names
                     "num_images": int(footer["num_rows"]), "num_rejected": int(footer["num_rejected"])}
@@ -127,7 +158,8 @@ def read_footers(output: str, model_id: str, files: pa.Table) -> pa.Table:
             return None  # pyarrow raises such an error for a damaged footer
 
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        rows = [row for row in pool.map(read, files["path"].to_pylist()) if row is not None]
+        found = pool.map(read, files["path"].to_pylist(), files["etag"].to_pylist())
+        rows = [row for row in found if row is not None]
     return pa.Table.from_pylist(rows, FOOTERS)
 
 

@@ -20,10 +20,9 @@ from pipeline.store import storage
 from pipeline.store.listing import FILES, list_files
 from pipeline.store.read_parquet import DAMAGE, read_present
 from pipeline.tables.label_files import READS_AT_ONCE
-from pipeline.tables.layout import labels_folder
 from pipeline.tables.ledger_rows import RUNS, SHARDS, RunRow, ShardRow, to_columns
 from pipeline.tables.plan import FINISHED
-from pipeline.tables.table_paths import SUFFIX, table_path
+from pipeline.tables.table_paths import SUFFIX
 
 _NEEDED = {"shards": ("run_id", "shard", "model_id", "status", "file"),  # columns of the first release
            "runs": ("run_id", "status", "model_id", "config")}
@@ -120,31 +119,6 @@ def list_sizes(output: str, table: str) -> list[tuple[str, int]]:
     files = _list(storage.join(output, table))
     listed = zip(files["path"].to_pylist(), files["size"].to_pylist(), strict=True)
     return [(path, size) for path, size in listed if path.endswith(SUFFIX)]
-
-
-def list_labels(output: str, model_id: str, partition: str | None = None) -> pa.Table:
-    """The finished files of a model, as a table of `FILES` with `path` relative to `labels/model=<model_id>/`.
-
-    Files of other names are left out.
-
-    Args:
-        partition: list only the files of this folder of the input.
-    """
-    folder = labels_folder(output, model_id)
-    if partition is None:
-        files = _list(folder)
-    else:
-        plain = partition.strip("/")
-        mirrored = table_path(plain + "/").removesuffix("/" + SUFFIX)
-        places = dict.fromkeys((mirrored, plain))  # the plain folder may have misplaced tables
-        files = pa.concat_tables(_list_below(folder, place) for place in places)
-    return files.filter(pc.match_substring_regex(files["path"], r"(^|/)[^./][^/]*\.parquet$"))
-
-
-def _list_below(folder: str, place: str) -> pa.Table:
-    """The files at a place in a folder, each by its path in the folder."""
-    files = _list(storage.join(folder, place))
-    return files.set_column(0, FILES.field("path"), pc.binary_join_element_wise(place, files["path"], "/"))
 
 
 def _list(uri: str) -> pa.Table:

@@ -46,6 +46,29 @@ class Plan:
     num_beyond: int = 0
 
 
+def find_change(inputs: pa.Table, versions: pa.Table, finished: pa.Table,
+                snapshot: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """What the log of a lake table lacks before a run labels anything, and what must leave it.
+
+    Args:
+        inputs, finished: as of `make_plan`.
+        versions: `FILES`, all versions of the tables that there are.
+        snapshot: `FILES`, the versions that count.
+
+    Returns:
+        `FILES`: of shards whose present version has a table that the log does not know, one table each. `FILES`: of the
+        snapshot, the tables of shards that are no longer in the input.
+    """
+    expected = inputs.select(_FILE).append_column("file", table_paths(inputs["path"]))
+    present = finished.join(versions, _FINISHED_FILE, _FILE, "left semi")
+    right = present.join(expected, ["file", "source_size", "source_etag"], ["file", "size", "etag"], "left semi")
+    settled = right.join(snapshot, _FINISHED_FILE, _FILE, "left semi")
+    missing = right.join(settled, "file", join_type="left anti").select(_FINISHED_FILE).rename_columns(_FILE)
+    missing = missing.sort_by([("path", "ascending"), ("etag", "ascending")])
+    first = missing.group_by("path", use_threads=False).aggregate([("size", "first"), ("etag", "first")])
+    return first.rename_columns(_FILE), snapshot.join(expected, "path", "file", "left anti")
+
+
 def find_unrecorded(outputs: pa.Table, ledger: pa.Table) -> pa.Table:
     """The files of the output that the ledger does not know as they are now. Their footers must be read."""
     return outputs.join(ledger, _FILE, _FINISHED_FILE, "left anti")

@@ -1,6 +1,7 @@
 """Remove tables that should be no more: of shards that have left the input, of shards by name, of a whole model.
 
-In: an input or names, an output. Out: `Removal`s, and fewer tables; a dry run only finds them. The table `shards` keeps
+In: an input or names, an output. Out: `Removal`s, and fewer tables; a dry run only finds them. Of a lake table all
+versions of the files go, so older snapshots can no longer be read where they had them. The table `shards` keeps
 a row for each removed table, with the status `removed`. It is written before the tables go, so a killed run leaves
 tables that the next one finds again.
 Not here: the tables of a running job. The lease keeps them away, and their shards are in the input.
@@ -22,9 +23,12 @@ from pipeline.inputs.find import check_found, find_shards
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.lease import hold_lease
-from pipeline.tables import ledger
+from pipeline.tables import label_tables, ledger
 from pipeline.tables.label_files import read_footers
-from pipeline.tables.layout import classes_uri, labels_folder
+from pipeline.tables.label_tables import find_kind
+from pipeline.tables.lake import log
+from pipeline.tables.lake.log import LISTED
+from pipeline.tables.layout import classes_uri, label_uri, labels_folder
 from pipeline.tables.ledger_rows import ShardRow
 from pipeline.tables.owner import claim
 from pipeline.tables.owner.models import list_models
@@ -84,7 +88,7 @@ def prune(output: str, gone: Gone, *, dry_run: bool) -> list[Removal]:
         for removal in removals:
             lease.check()
             _record(output, run_id, removal)
-            _remove(output, removal)
+            _remove(output, removal, run_id)
     return removals
 
 
@@ -96,7 +100,7 @@ def _find(output: str, gone: Gone) -> Iterator[Removal]:
     present = _list_input(output, gone) if gone.input is not None else None
     for model_id in models if gone.model is None else [gone.model]:
         with explaining_errors("--output", output):
-            tables = ledger.list_labels(output, model_id)
+            tables = label_tables.list_labels(output, model_id)
             if present is not None:
                 tables, reason = make_plan(present, tables, FINISHED.empty_table()).orphans, "left the input"
             elif gone.whole_model:
@@ -134,10 +138,23 @@ def _record(output: str, run_id: str, removal: Removal) -> None:
         ledger.write_shards(output, name, rows[start:start + ROWS_A_FILE])
 
 
-def _remove(output: str, removal: Removal) -> None:
-    folder = labels_folder(output, removal.model_id)
+def _remove(output: str, removal: Removal, run_id: str) -> None:
+    kind, model_id = find_kind(output), removal.model_id
+    paths = removal.tables["path"]
+    if kind == "parquet":
+        uris = [label_uri(output, model_id, path, "") for path in paths.to_pylist()]
+    else:
+        table = log.LakeTable(output, model_id, kind)
+        if removal.whole_model:
+            log.drop(table)
+        else:
+            log.commit(table, log.Change(LISTED.empty_table(), paths.to_pylist()), None, run_id)
+        versions = label_tables.list_versions(output, model_id)
+        versions = versions.filter(pc.is_in(versions["path"], paths.combine_chunks()))
+        uris = [label_uri(output, model_id, path, etag)
+                for path, etag in zip(versions["path"].to_pylist(), versions["etag"].to_pylist(), strict=True)]
     with ThreadPoolExecutor(REMOVALS_AT_ONCE) as pool:
-        list(pool.map(lambda path: storage.remove(storage.join(folder, path)), removal.tables["path"].to_pylist()))
+        list(pool.map(storage.remove, uris))
     if removal.whole_model:
-        storage.remove(folder)
-        storage.remove(classes_uri(output, removal.model_id))
+        storage.remove(labels_folder(output, model_id, kind))
+        storage.remove(classes_uri(output, model_id))

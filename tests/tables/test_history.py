@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.tables import history, ledger
+from pipeline.tables import history, label_tables, ledger
 from pipeline.tables.counts import Counts
 from pipeline.tables.label_files import read_footers
 from tests.stages.test_commit import SOURCE, rows_between, sink_at
@@ -29,7 +29,7 @@ def test_what_a_killed_run_owes_is_written_once(tmp_path):
     type(sink)(output, dead, MODEL).write(SOURCE, rows_between(0, 4), 0, True)
     run(output, "20261123T030000-bbbbbb", "done")
     run(output, dead, "running")
-    files = ledger.list_labels(output, MODEL)
+    files = label_tables.list_labels(output, MODEL)
     history.record_unlogged_tables(output, MODEL, read_footers(output, MODEL, files), "20261125T030000-cccccc")
     history.mark_killed_runs(output, "20261125T030000-cccccc", [])
     assert statuses(tmp_path) == {"20261123T030000-bbbbbb": "done", dead: "killed"}
@@ -70,7 +70,7 @@ def test_a_table_whose_footer_is_damaged_says_nothing_of_itself_at_once(tmp_path
     with pytest.raises(OSError, match=r"thrift|TProtocol"):
         pq.read_metadata(folder / "a.tar.parquet")
     begun = time.monotonic()
-    files = ledger.list_labels(str(tmp_path), "m")
+    files = label_tables.list_labels(str(tmp_path), "m")
     assert len(files) == 1 and len(read_footers(str(tmp_path), "m", files)) == 0 and time.monotonic() - begun < 5
 
 

@@ -23,10 +23,10 @@ from pipeline.run import night
 from pipeline.stages.sink import Sink
 from pipeline.store import storage
 from pipeline.store.listing import FILES, list_files
-from pipeline.tables import history, ledger
+from pipeline.tables import history, label_tables
 from pipeline.tables.label_files import ShardVersion, read_footers
 from pipeline.tables.labels import ROWS, SAMPLES, Answers, make_rows
-from pipeline.tables.layout import labels_folder, labels_uri, tables_glob
+from pipeline.tables.layout import label_uri, labels_folder, place_of, tables_glob
 from pipeline.tables.owner.claim import check_root
 from pipeline.tables.plan import FINISHED, make_plan
 from pipeline.tables.table_paths import shard_of, table_path, table_paths
@@ -121,7 +121,8 @@ def test_spark_reads_the_models_answers(tmp_path):
 def test_other_folders_are_columns_still(tmp_path):
     for day in (23, 24):
         put(str(tmp_path), f"dt=2026-11-{day}/a.tar")
-    assert labels_uri("out", "m", "dt=2026-11-23/a.tar") == "out/labels/model=m/dt=2026-11-23/a.tar.parquet"
+    place = place_of("dt=2026-11-23/a.tar")
+    assert label_uri("out", "m", place, "") == "out/labels/model=m/dt=2026-11-23/a.tar.parquet"
     where = f"FROM {tables_glob(str(tmp_path / 'labels'))} WHERE dt = '2026-11-24'"
     assert duckdb.sql(f"SELECT DISTINCT shard {where}").fetchall() == [("dt=2026-11-24/a.tar",)]
     explained = duckdb.sql(f"EXPLAIN ANALYZE SELECT shard {where}").fetchall()[0][1]
@@ -165,8 +166,9 @@ def test_a_partition_is_found_at_its_place(tmp_path):
     put(str(tmp_path), "label=7/x/a.tar")
     put(str(tmp_path), "b.tar")
     for partition in ("label=7", "label=7/", "label=7/x"):
-        assert ledger.list_labels(str(tmp_path), MODEL, partition)["path"].to_pylist() == ["in_label=7/x/a.tar.parquet"]
-    footers = read_footers(str(tmp_path), MODEL, ledger.list_labels(str(tmp_path), MODEL))
+        listed = label_tables.list_labels(str(tmp_path), MODEL, partition)
+        assert listed["path"].to_pylist() == ["in_label=7/x/a.tar.parquet"]
+    footers = read_footers(str(tmp_path), MODEL, label_tables.list_labels(str(tmp_path), MODEL))
     history.record_unlogged_tables(str(tmp_path), MODEL, footers, "r")
     assert sorted(pq.read_table(tmp_path / "shards")["shard"].to_pylist()) == ["b.tar", "label=7/x/a.tar"]
 
@@ -174,7 +176,7 @@ def test_a_partition_is_found_at_its_place(tmp_path):
 def made_before(output: Path, shard: str) -> Path:
     """A table where it was put before."""
     put(str(output), shard)
-    now = Path(labels_uri(str(output), MODEL, shard))
+    now = Path(label_uri(str(output), MODEL, place_of(shard), ""))
     before = output / "labels" / f"model={MODEL}" / (shard + ".parquet")
     before.parent.mkdir(parents=True, exist_ok=True)
     return now.rename(before)
@@ -208,7 +210,7 @@ def test_tables_at_the_places_of_before_leave_no_twin(tmp_path, monkeypatch, ref
         monkeypatch.setattr(storage, "remove", refuse)
     summary = night.label(Config(input=str(tmp_path / "in"), output=str(output)), io.StringIO())
     assert gone.exists() and old.exists() is refused
-    assert Path(labels_uri(str(output), MODEL, "label=7/a.tar")).exists()
+    assert Path(label_uri(str(output), MODEL, place_of("label=7/a.tar"), "")).exists()
     assert (summary.num_pending, summary.num_misplaced, summary.num_orphans) == (2, 2, 0)
     assert summary.num_replaced == 1 - refused
     assert any(note.startswith(f"{1 + refused} tables are in folders that engines take for columns")

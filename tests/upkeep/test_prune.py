@@ -134,7 +134,7 @@ def test_what_is_refused(output, tmp_path, capsys):
     with hold_lease(output, "r9", "--output", "--no-lease"), pytest.raises(Busy, match="run r9"):
         prune(output, Gone(input=str(tmp_path / "in")), dry_run=False)
     (tmp_path / "empty").mkdir()
-    for options, says in (((), "give one of --input, --shards and --whole-model"),
+    for options, says in (((), "give one of --input, --shards, --whole-model and --old-versions"),
                           (("--input", "x", "--whole-model"), "give one of"),
                           (("--whole-model",), "--whole-model needs --model"),
                           (("--input", tmp_path / "empty"), "--input .*/empty holds no tar shards"),

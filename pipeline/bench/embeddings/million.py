@@ -27,7 +27,7 @@ from pipeline.embeddings.relabel.tables import Head, Job, relabel_tables
 from pipeline.embeddings.tables import list_tables
 from pipeline.model.spec import EMBEDDING_SIZE, NUM_IMAGENET_CLASSES
 from pipeline.stages.sink import Sink
-from pipeline.tables import ledger
+from pipeline.tables import label_tables, ledger
 from pipeline.tables.label_files import ShardVersion
 from pipeline.tables.labels import SAMPLES, Answers, make_rows
 from pipeline.tables.ledger_rows import RUNS, SHARDS
@@ -144,8 +144,8 @@ def _ask_sql(output: str) -> float:
 def _relabel(output: str) -> float:
     """Seconds of a relabelling with a head of a thousand classes."""
     head = Head(torch.randn(NUM_IMAGENET_CLASSES, EMBEDDING_SIZE) / 40, torch.zeros(NUM_IMAGENET_CLASSES), LABELS)
-    paths = ledger.list_labels(output, MODEL_ID)["path"].to_pylist()
+    files = label_tables.list_labels(output, MODEL_ID)
     begun = time.perf_counter()
-    for done in relabel_tables(Job(output, "bench", MODEL_ID, NEW_MODEL_ID, paths), head):
+    for done in relabel_tables(Job(output, "bench", MODEL_ID, NEW_MODEL_ID, "parquet", files), head):
         assert done.counts is not None, done.row.failure
     return time.perf_counter() - begun

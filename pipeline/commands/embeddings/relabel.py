@@ -64,6 +64,7 @@ def relabel(
 
 def print_relabelled(summary: Summary, output: str) -> None:
     """Print what was relabelled."""
+    from pipeline.tables.label_tables import find_kind
     from pipeline.tables.layout import labels_folder, report_uri
 
     if summary.num_pending:
@@ -78,6 +79,6 @@ def print_relabelled(summary: Summary, output: str) -> None:
         print(f"failed    the record of this run could not be written: {summary.unrecorded}")
     if summary.meaningless:
         print("note      these weights are untrained: the labels mean nothing")
-    print(f"tables    {labels_folder(output, summary.model_id)}")
+    print(f"tables    {labels_folder(output, summary.model_id, find_kind(output))}")
     if summary.num_pending:
         print(f"report    {report_uri(output, summary.run_id)}")

@@ -24,17 +24,20 @@ from pipeline.model import weights
 from pipeline.model.classes import load_classes
 from pipeline.run.night import new_run_id
 from pipeline.run.record import Record
+from pipeline.run.standing import Standing
 from pipeline.run.summary import NAMED, Summary
 from pipeline.stop import Stop
 from pipeline.store.explain import check_atomic_put, explaining_errors
 from pipeline.store.lease import hold_lease
+from pipeline.store.listing import FILES
 from pipeline.store.uris import canonical_uri
-from pipeline.tables import history, ledger
+from pipeline.tables import history, label_tables, ledger
 from pipeline.tables.label_files import read_footers
 from pipeline.tables.ledger_rows import ShardRow
 from pipeline.tables.owner import claim
 from pipeline.tables.owner.models import list_models
-from pipeline.tables.plan import FINISHED, find_unrecorded
+from pipeline.tables.plan import FINISHED, find_change, find_unrecorded
+from pipeline.tables.table_paths import shard_of
 
 FLUSH_LEDGER_S = 60.0
 SHOW_S = 5.0  # between two lines of progress
@@ -82,7 +85,7 @@ def relabel(asked: Relabelling, stream: TextIO = sys.stderr, stop: Stop | None =
             if mark is None:
                 raise UserError(f"--output {output} has no tables of {old_model}.")
             config = Config(input=mark.input, output=output, weights=asked.weights, classes=asked.classes,
-                            keep=mark.keep, run_name=asked.run_name)
+                            keep=mark.keep, run_name=asked.run_name, table=label_tables.find_kind(output))
             claim.check_names(config, new.model_id, classes)
             todo = plan_relabelling(output, old_model, new.model_id, damaged)
         summary = Summary(
@@ -90,10 +93,10 @@ def relabel(asked: Relabelling, stream: TextIO = sys.stderr, stop: Stop | None =
             pending_bytes=pc.sum(todo.pending["size"]).as_py() or 0, num_orphans=0, meaningless=new.meaningless,
             damaged=damaged, input_root=mark.input, device="cpu", precision="fp32", runner="head",
             hardware=f"from the embeddings of {old_model}")
-        record = Record(config, summary, lease, classes, started_at, start_s)
+        record = Record(config, summary, lease, classes, started_at, start_s, todo.standing)
         try:
             record.begin(todo.footers)
-            job = Job(output, run_id, old_model, new.model_id, todo.pending["path"].to_pylist())
+            job = Job(output, run_id, old_model, new.model_id, config.table, todo.pending)
             _count(relabel_tables(job, head), job, summary, stop, stream)
             lease.check()
         except BaseException:
@@ -138,12 +141,13 @@ class Plan:
     """What is to be relabelled.
 
     `pending`: tables of the old model, of `FILES`. `num_done`: how many need nothing. `footers`: `FOOTERS` of tables of
-    the new model that the ledger does not know.
+    the new model that the ledger does not know. `standing`: what the log of a lake lacks; None for plain Parquet.
     """
 
     pending: pa.Table
     num_done: int
     footers: pa.Table
+    standing: Standing | None
 
 
 def plan_relabelling(output: str, old_model: str, new_model: str, damaged: list[str]) -> Plan:
@@ -154,36 +158,55 @@ def plan_relabelling(output: str, old_model: str, new_model: str, damaged: list[
     Args:
         damaged: gets the paths of files of the ledger that cannot be read.
     """
-    old, old_files, _ = _list_known(output, old_model, damaged)
-    new, _, footers = _list_known(output, new_model, damaged)
+    old_files = label_tables.list_labels(output, old_model)
+    old, _ = _list_known(output, old_model, old_files, damaged)
+    new_files = label_tables.list_versions(output, new_model)
+    new, footers = _list_known(output, new_model, new_files, damaged)
+    standing = None
+    if label_tables.find_kind(output) != "parquet":
+        names = [shard_of(path) for path in old["file"].to_pylist()]
+        shards = pa.table([names, old["source_size"], old["source_etag"]], FILES.names)
+        snapshot = label_tables.list_labels(output, new_model)
+        unlisted, _ = find_change(shards, new_files, new, snapshot)
+        standing = Standing(_drop_older(output, new_model, unlisted, snapshot), [])
     same = old.join(new, ["file", "source_size", "source_etag"], join_type="left semi")["file"]
     differ = old.filter(pc.and_(pc.is_in(old["file"], new["file"].combine_chunks()),
                                 pc.invert(pc.is_in(old["file"], same.combine_chunks()))))
-    newer = _find_newer(output, old_model, new_model, differ["file"].to_pylist())
+    newer = _find_newer(output, {old_model: old_files, new_model: new_files}, differ["file"])
     done = pa.array([*same.to_pylist(), *newer], pa.string())
     is_pending = pc.and_(pc.is_in(old_files["path"], old["file"].combine_chunks()),
                          pc.invert(pc.is_in(old_files["path"], done)))
-    return Plan(old_files.filter(is_pending).sort_by("path"), len(done), footers)
+    return Plan(old_files.filter(is_pending).sort_by("path"), len(done), footers, standing)
 
 
-def _list_known(output: str, model_id: str, damaged: list[str]) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """The tables of a model that are there: as `FINISHED`, as `FILES`, and as `FOOTERS` those that the ledger does not
-    know.
-    """
-    files = ledger.list_labels(output, model_id)
+def _list_known(output: str, model_id: str, files: pa.Table, damaged: list[str]) -> tuple[pa.Table, pa.Table]:
+    """Tables of a model as `FINISHED`, and as `FOOTERS` those that the ledger does not know. `files`: of `FILES`."""
     finished = ledger.read_finished(output, model_id, damaged)
     footers = read_footers(output, model_id, find_unrecorded(files, finished))
     known = pa.concat_tables([finished, footers.select(FINISHED.names)])
     present = known.join(files, ["file", "file_size", "file_etag"], ["path", "size", "etag"], "left semi")
-    return present.group_by(FINISHED.names).aggregate([]), files, footers
+    return present.group_by(FINISHED.names).aggregate([]), footers
 
 
-def _find_newer(output: str, old_model: str, new_model: str, paths: list[str]) -> list[str]:
-    """Those of the tables that the new model wrote after the old one. The ids of runs begin with the time."""
-    files = pa.table({"path": pa.array(paths, pa.string())})
-    old, new = ({row["file"]: row["run_id"] or "" for row in read_footers(output, model_id, files).to_pylist()}
-                for model_id in (old_model, new_model))
-    return [path for path in paths if new.get(path, "") > old.get(path, "")]
+def _drop_older(output: str, model_id: str, unlisted: pa.Table, snapshot: pa.Table) -> pa.Table:
+    """Of tables that no snapshot has, those that are newer than what the snapshot has of the same shard."""
+    replaced = snapshot.filter(pc.is_in(snapshot["path"], unlisted["path"].combine_chunks()))
+    now = {row["file"]: row["run_id"] or "" for row in read_footers(output, model_id, replaced).to_pylist()}
+    then = {row["file"]: row["run_id"] or "" for row in read_footers(output, model_id, unlisted).to_pylist()}
+    return unlisted.filter(pa.array([then.get(path, "") > now.get(path, "") for path in unlisted["path"].to_pylist()],
+                                    pa.bool_()))
+
+
+def _find_newer(output: str, files_of: dict[str, pa.Table], paths: pa.ChunkedArray) -> list[str]:
+    """Those of the tables that the new model wrote after the old one. The ids of runs begin with the time.
+
+    Args:
+        files_of: `FILES` of the old model, then of the new one.
+    """
+    old, new = ({row["file"]: row["run_id"] or "" for row in sorted(
+        read_footers(output, model_id, files.filter(pc.is_in(files["path"], paths.combine_chunks()))).to_pylist(),
+        key=lambda row: row["run_id"] or "")} for model_id, files in files_of.items())
+    return [path for path in paths.to_pylist() if new.get(path, "") > old.get(path, "")]
 
 
 def _count(tables: Iterable[Done], job: Job, summary: Summary, stop: Stop, stream: TextIO) -> None:
@@ -214,7 +237,7 @@ def _count(tables: Iterable[Done], job: Job, summary: Summary, stop: Stop, strea
             if now_s - shown_s > SHOW_S:
                 shown_s = now_s
                 print(f"{summary.counts.num_images:,} rows, {summary.images_per_s:,.0f}/s, {number:,} of "
-                      f"{len(job.paths):,} tables", file=stream, flush=True)
+                      f"{len(job.files):,} tables", file=stream, flush=True)
             if now_s - flushed_s > FLUSH_LEDGER_S or len(rows) >= ROWS_A_FILE:
                 flush()
             stop.check()

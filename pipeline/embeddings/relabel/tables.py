@@ -29,13 +29,13 @@ from pipeline.model.spec import TOP_K
 from pipeline.model.state_dicts import HEAD
 from pipeline.runners.folded import top_k
 from pipeline.runners.labeller import check_classes
-from pipeline.store import storage
 from pipeline.store.read_parquet import DAMAGE
 from pipeline.store.retry import Replaced, describe_error
 from pipeline.tables.counts import Counts
 from pipeline.tables.label_files import encode_file
+from pipeline.tables.label_tables import put_table
 from pipeline.tables.labels import ROWS, SAMPLES, Answers, make_rows
-from pipeline.tables.layout import labels_folder, labels_uri
+from pipeline.tables.layout import Kind, label_uri
 from pipeline.tables.ledger_rows import ShardRow
 from pipeline.tables.table_paths import shard_of
 
@@ -75,13 +75,14 @@ def read_head(new: weights.Weights, labelled_by: weights.Weights, classes: pa.Ta
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be relabelled. `paths`: of the tables, relative to the folder of the old model."""
+    """What is to be relabelled. `files`: `FILES`, the tables of the old model. `kind`: what the tables are."""
 
     output: str
     run_id: str
     old_model: str
     new_model: str
-    paths: list[str]
+    kind: Kind
+    files: pa.Table
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,15 @@ class Done:
 
 
 def relabel_tables(job: Job, head: Head) -> Iterator[Done]:
-    """Write the new table of each old one, some at a time, in the order of `job.paths`."""
+    """Write the new table of each old one, some at a time, in the order of `job.files`."""
     num_workers = os.cpu_count() or 1
     threads_before = torch.get_num_threads()
     torch.set_num_threads(1)  # each worker has a table of its own
     try:
         with ThreadPoolExecutor(num_workers) as pool:
             running = []
-            for path in job.paths:
-                running.append(pool.submit(_relabel, job, head, path))
+            for path, etag in zip(job.files["path"].to_pylist(), job.files["etag"].to_pylist(), strict=True):
+                running.append(pool.submit(_relabel, job, head, path, etag))
                 if len(running) > 2 * num_workers:
                     yield running.pop(0).result()
             while running:
@@ -110,10 +111,10 @@ def relabel_tables(job: Job, head: Head) -> Iterator[Done]:
         torch.set_num_threads(threads_before)
 
 
-def _relabel(job: Job, head: Head, path: str) -> Done:
+def _relabel(job: Job, head: Head, path: str, etag: str) -> Done:
     begun = time.monotonic()
     shard = shard_of(path) or path
-    uri = storage.join(labels_folder(job.output, job.old_model), path)
+    uri = label_uri(job.output, job.old_model, path, etag)
     counts = Counts()
     footer: dict[str, str] = {}
     try:
@@ -127,9 +128,7 @@ def _relabel(job: Job, head: Head, path: str) -> Done:
                     yield rows
 
             data = encode_file(pieces(), table.file.schema_arrow.remove_metadata(), footer)
-        place = labels_uri(job.output, job.new_model, shard)
-        storage.put_whole(place, data)
-        file = storage.stat(place)
+        file = put_table(job.output, job.new_model, job.kind, shard, data)
     except (Unreadable, Replaced, OSError, *DAMAGE) as error:
         return Done(_make_row(job, shard, footer, failure=describe_error(error)), None)
     return Done(_make_row(job, shard, footer, counts=counts, label_s=time.monotonic() - begun, file=path,

@@ -21,7 +21,8 @@ from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.listing import list_files
 from pipeline.store.read_parquet import DAMAGE, read_table
-from pipeline.tables.layout import classes_uri, mark_uri
+from pipeline.tables.label_tables import find_kind, has_tables
+from pipeline.tables.layout import classes_uri, mark_uri, split_data_path, tables_folder
 from pipeline.tables.table_paths import SUFFIX, find_misread_folder, shard_of
 
 TABLES_READ = 20  # at most, for a footer that names the input
@@ -52,6 +53,10 @@ def check_root(config: Config, damaged: list[str], root: str | None = None) -> M
     if folder := find_misread_folder(config.output):
         raise UserError(f"--output {config.output}: DuckDB takes its folder {folder}=… for the column {folder} "
                         "of the tables; name another --output, or rename that folder.")
+    kind = find_kind(config.output)
+    if kind != config.table and has_tables(config.output):
+        raise UserError(f"--output {config.output} has tables of --table {kind}, and now there is --table "
+                        f"{config.table}: all tables of an output are of one kind; give the same, or another --output.")
     mark = read_mark(config.output, damaged)
     if mark and mark.input != (root or config.input):
         raise UserError(f"--output {config.output} holds the labels of --input {mark.input}, and an output belongs to "
@@ -142,16 +147,20 @@ def read_mark(output: str, damaged: list[str]) -> Mark | None:
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
         damaged.append("input.json")
+    kind = find_kind(output)
+    folder = tables_folder(output, kind)
     try:
-        paths = list_files(storage.join(output, "labels"))["path"].to_pylist()
+        paths = list_files(folder)["path"].to_pylist()
     except FileNotFoundError:
         return None
     tables = (path for path in paths if path.endswith(SUFFIX) and path.startswith("model=") and "/" in path)
     for path in itertools.islice(tables, TABLES_READ):
         try:
-            data = storage.read_bytes(storage.join(output, "labels", path))
+            data = storage.read_bytes(storage.join(folder, path))
             footer = pq.read_metadata(io.BytesIO(data)).metadata or {}
             mirrored = path.partition("/")[2]  # the path below model=<model_id>/
+            if kind != "parquet":
+                mirrored = (split_data_path(mirrored) or (mirrored, ""))[0]
             shard = shard_of(mirrored) or mirrored.removesuffix(SUFFIX)
             keep = footer.get(b"keep")
             return Mark(footer[b"source_uri"].decode().removesuffix("/" + shard), keep.decode() if keep else None)

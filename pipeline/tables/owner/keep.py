@@ -23,9 +23,9 @@ from pipeline.inputs.read import shard_uri
 from pipeline.parse import KeptColumn, format_keep, parse_keep
 from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
-from pipeline.store.listing import list_files
 from pipeline.store.read_parquet import DAMAGE
 from pipeline.store.retry import is_transient
+from pipeline.tables.label_tables import has_tables
 from pipeline.tables.owner.claim import Mark
 from pipeline.tables.table_paths import is_our_column
 
@@ -48,7 +48,7 @@ def settle_keep(config: Config, shards: pa.Table, root: str, mark: Mark | None) 
     before = parse_keep(mark.keep) if mark else ()
     if mark and not _is_same(wanted, before):
         with explaining_errors("--output", config.output):
-            if _has_tables(config.output):
+            if has_tables(config.output):
                 now, then = (f"--keep {keep}" if keep else "no --keep" for keep in (config.keep, mark.keep))
                 raise UserError(f"--output {config.output} was labelled with {then}, and now there is {now}: all its "
                                 "tables have the same columns; give the same, or another --output.")
@@ -66,13 +66,6 @@ def _is_same(wanted: tuple[KeptColumn, ...], before: tuple[KeptColumn, ...]) -> 
     return len(wanted) == len(before) and all(
         (column.name, column.source) == (old.name, old.source) and column.type in (None, old.type)
         for column, old in zip(wanted, before, strict=True))
-
-
-def _has_tables(output: str) -> bool:
-    try:
-        return len(list_files(storage.join(output, "labels"))) > 0
-    except FileNotFoundError:
-        return False
 
 
 def _check_folders(wanted: tuple[KeptColumn, ...], shards: pa.Table) -> None:

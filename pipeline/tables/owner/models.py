@@ -13,7 +13,8 @@ from pipeline.store import storage
 from pipeline.store.explain import explaining_errors
 from pipeline.store.listing import list_files, list_folders
 from pipeline.store.read_parquet import DAMAGE, read_table
-from pipeline.tables.layout import labels_folder
+from pipeline.tables.label_tables import find_kind
+from pipeline.tables.layout import labels_folder, tables_folder
 from pipeline.tables.table_paths import SUFFIX
 
 
@@ -47,9 +48,11 @@ def list_models(output: str) -> list[str]:
     Raises:
         FileNotFoundError: the output has no labels.
     """
-    folders = list_folders(storage.join(output, "labels"))
+    kind = find_kind(output)
+    folders = list_folders(tables_folder(output, kind))
     models = [name.removeprefix("model=") for name in folders if name.startswith("model=")]
-    return models if len(models) == 1 else [model for model in models if _has_table(labels_folder(output, model))]
+    return models if len(models) == 1 else [
+        model for model in models if _has_table(labels_folder(output, model, kind))]
 
 
 def _has_table(folder: str) -> bool:

@@ -2,12 +2,15 @@
 -- SET VARIABLE output = 's3://bucket/tables'; and, if it has labels of several models, SET VARIABLE model = '…': without it
 -- each image counts once for each model. Both are taken as they stand: [*] is a * in a pattern.
 -- A copy of a table under another name does not count, and a Parquet file without our columns is an error, not a row.
+-- Of a Delta or Iceberg table the files that count come first: SET VARIABLE files = ['…', …];
 CREATE OR REPLACE VIEW labels AS
-SELECT * EXCLUDE filename, regexp_extract(filename, '.*/labels/model=([^/]+)/', 1) AS model
-FROM read_parquet(regexp_replace(getvariable('output'), '([*?[])', '[\1]', 'g') || '/labels/model=' ||
-                  coalesce(regexp_replace(getvariable('model'), '([*?[])', '[\1]', 'g'), '*') || '/**/*.parquet',
+SELECT * EXCLUDE filename, regexp_extract(filename, '.*/(labels|delta|iceberg)/model=([^/]+)/', 2) AS model
+FROM read_parquet(coalesce(getvariable('files')::VARCHAR[], [
+                      regexp_replace(getvariable('output'), '([*?[])', '[\1]', 'g') || '/labels/model=' ||
+                      coalesce(regexp_replace(getvariable('model'), '([*?[])', '[\1]', 'g'), '*') || '/**/*.parquet']),
                   filename = true, hive_partitioning = false)
-WHERE parse_filename(filename, false, 'both_slash') = parse_filename(shard, false, 'both_slash') || '.parquet';
+WHERE getvariable('files') IS NOT NULL
+   OR parse_filename(filename, false, 'both_slash') = parse_filename(shard, false, 'both_slash') || '.parquet';
 
 CREATE OR REPLACE VIEW top5 AS
 SELECT model, shard, index, key, rank, top5[rank].label_id AS label_id, top5[rank].label AS label, top5[rank].prob AS prob
