@@ -1,7 +1,7 @@
 """Benchmark part `plan`: listing and planning 10^4, 10^5 and 10^6 shards, 1 % of them new, before any is labelled.
 
-It runs `jobs/label.py --dry-run` as a process, against `plan_store` on 127.0.0.1. The seconds include the work of that
-store, on another core. A real store adds its latency for each page, one page after the other.
+It runs `jobs/label.py --dry-run` as a process, against `plan_store` on 127.0.0.1, which answers after 50 ms. The
+seconds include the work of that store, on another core.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipeline.bench.measure import JOB, Part, Setting
 from pipeline.bench.plan_store import NEW
 
 SIZES = (10**4, 10**5, 10**6)  # shards
+DELAY_S = 0.05  # before each answer, as of a real store
 
 
 class Run(NamedTuple):
@@ -46,9 +47,10 @@ def measure(setting: Setting) -> Part:
 
 
 @contextmanager
-def serve_store(number: int) -> Iterator[int]:
-    """Serve a store with so many shards while the context lasts, in a process of its own; its port."""
-    command = [sys.executable, "-m", "pipeline.bench.plan_store", str(number)]
+def serve_store(number: int, delay_s: float = DELAY_S) -> Iterator[int]:
+    """Serve a store with so many shards while the context lasts, in a process of its own; its port. Each answer comes
+    after a delay."""
+    command = [sys.executable, "-m", "pipeline.bench.plan_store", str(number), str(delay_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,23 +23,37 @@ from pipeline.tables.ledger_rows import SHARDS
 NEW = 100  # one shard in so many is new
 LEDGER_ROWS = 10**4  # of one file of the ledger
 PAGE = 1000  # objects, as S3 has it
+DAYS = 12  # folders of the input
 MODEL_ID = weights.identify("seed:0").model_id
 _LABELS, _LEDGER = f"out/labels/model={MODEL_ID}/", "out/shards/"
 
 
 def list_objects(number: int, prefix: str, start: int) -> list[tuple[str, int, str]]:
-    """A page of a listing: key, size and etag of the objects under `prefix`, from the object `start` on."""
-    num_objects = {"in/": number, _LABELS: number - number // NEW, _LEDGER: -(-number // LEDGER_ROWS)}.get(prefix, 0)
-    page = range(start, min(start + PAGE, num_objects))
-    if prefix == "in/":
-        return [(f"in/{_name(index)}", *_source(index)) for index in page]
-    if prefix == _LABELS:
-        return [(f"{_LABELS}{_name(index)}.parquet", *_table(index)) for index in page]
-    return [(f"{_LEDGER}part-{index:05}.parquet", 10**6, f"{index:032x}") for index in page]
+    """A page of a listing: key, size and etag of the objects under `prefix`, from the object `start` on, in order."""
+    if prefix == _LEDGER:
+        page = range(start, min(start + PAGE, -(-number // LEDGER_ROWS)))
+        return [(f"{_LEDGER}part-{index:05}.parquet", 10**6, f"{index:032x}") for index in page]
+    root = next((root for root in ("in/", _LABELS) if prefix.startswith(root)), None)
+    if root is None:
+        return []
+    num_objects = number if root == "in/" else number - number // NEW
+    wanted = [day for day in range(DAYS) if _folder(day).startswith(prefix.removeprefix(root))]
+    page_of: list[int] = []
+    for day in wanted:
+        of_day = range(day, num_objects, DAYS)
+        page_of += of_day[start:start + PAGE - len(page_of)]
+        start = max(0, start - len(of_day))
+    if root == "in/":
+        return [(f"in/{_name(index)}", *_source(index)) for index in page_of]
+    return [(f"{_LABELS}{_name(index)}.parquet", *_table(index)) for index in page_of]
+
+
+def _folder(day: int) -> str:
+    return f"dt=2026-11-{day + 1:02}/"
 
 
 def _name(index: int) -> str:
-    return f"dt=2026-{index % 12 + 1:02}/photos-{index:08}.tar"
+    return f"{_folder(index % DAYS)}photos-{index:08}.tar"
 
 
 def _source(index: int) -> tuple[int, str]:
@@ -71,12 +86,15 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     number = 0  # of shards
+    delay_s = 0.0  # before each answer
 
     def do_GET(self) -> None:
+        time.sleep(self.delay_s)
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if "list-type" in query:
-            self._answer(200, self._page(query.get("prefix", ""), int(query.get("continuation-token", 0))))
+            page, start = self._level if "delimiter" in query else self._page, int(query.get("continuation-token", 0))
+            self._answer(200, page(query.get("prefix", ""), start))
         elif url.path.startswith(f"/bucket/{_LEDGER}part-"):
             self._answer(200, write_ledger(self.number, int(url.path[-len("00000.parquet"):-len(".parquet")])))
         elif url.path == "/bucket/out/input.json":
@@ -101,6 +119,14 @@ class Handler(BaseHTTPRequestHandler):
                 f"<Name>bucket</Name><Prefix>{prefix}</Prefix><KeyCount>{len(page)}</KeyCount>"
                 f"<MaxKeys>{PAGE}</MaxKeys>{contents}{more}</ListBucketResult>").encode()
 
+    def _level(self, prefix: str, _: int) -> bytes:
+        """What lies directly under a prefix: folders alone."""
+        days = range(DAYS) if prefix in ("in/", _LABELS) else ()
+        folders = "".join(f"<CommonPrefixes><Prefix>{prefix}{_folder(day)}</Prefix></CommonPrefixes>" for day in days)
+        return ('<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+                f"<Name>bucket</Name><Prefix>{prefix}</Prefix><MaxKeys>{PAGE}</MaxKeys><IsTruncated>false</IsTruncated>"
+                f"{folders}</ListBucketResult>").encode()
+
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -115,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Handler.number = int(sys.argv[1])
+    Handler.number, Handler.delay_s = int(sys.argv[1]), float(sys.argv[2])
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()

@@ -78,7 +78,8 @@ def run_attempts(context: Context, chain: Chain, pending: pa.Table, metrics: Met
     from pipeline.actors.places import NodesGone
     pending = pending.append_column("number", pa.array(np.arange(len(pending), dtype=np.int32)))
     summary, start_s = context.summary, time.monotonic()
-    tally = Tally(context.config.output, summary, pa.concat_arrays(pending["path"].chunks), metrics.end)
+    tally = Tally(context.config.output, summary, pa.concat_arrays(pending["path"].chunks), metrics.end,
+                  context.config.partition)
     attempt, has_changed = 1, False
     try:
         while attempt <= ATTEMPTS and len(left := tally.list_left()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -74,7 +75,6 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
     run_id = new_run_id(started_at, config.run_name)
     run_weights = weights.identify(config.weights)
     classes = load_classes(config.classes)
-    listing = find_input(config)
     check_atomic_put("--output", config.output)
     check_lake(config)
     stop.check()
@@ -84,7 +84,10 @@ def label(config: Config, stream: TextIO = sys.stderr, stop: Stop | None = None)
         if lease:
             stop.last_calls.append(lease.release)
         damaged: list[str] = []
-        todo, footers, mark, standing = plan_run(config, run_weights, classes, listing, damaged)
+        with ThreadPoolExecutor(1, "list") as pool:  # a large listing waits for the store most of the time
+            versions = pool.submit(label_tables.list_versions, config.output, run_weights.model_id, config.partition)
+            listing = find_input(config)
+            todo, footers, mark, standing = plan_run(config, run_weights, classes, listing, versions, damaged)
         config = settle_keep(config, listing.shards, listing.root, mark)
         stop.check()
         summary = Summary(
@@ -151,10 +154,11 @@ def find_input(config: Config) -> find.Found:
 
 
 def plan_run(config: Config, run_weights: Weights, classes: pa.Table, listing: find.Found,
-             damaged: list[str]) -> Planned:
-    """List the output, check that it is this run's, and compare it with the input.
+             versions: Future[pa.Table], damaged: list[str]) -> Planned:
+    """Check that the output is this run's, and compare it with the input.
 
     Args:
+        versions: of the tables of the output.
         damaged: gets the paths of files of the output that cannot be understood.
 
     Raises:
@@ -164,7 +168,7 @@ def plan_run(config: Config, run_weights: Weights, classes: pa.Table, listing: f
     with explaining_errors("--output", output):
         mark = claim.check_root(config, damaged, listing.root)
         claim.check_names(config, model_id, classes)
-        outputs = label_tables.list_versions(output, model_id, config.partition)
+        outputs = versions.result()
         finished = ledger.read_finished(output, model_id, damaged)
         footers = read_footers(output, model_id, plan.find_unrecorded(outputs, finished))
         finished = pa.concat_tables([finished, footers.select(plan.FINISHED.names)])

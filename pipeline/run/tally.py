@@ -47,10 +47,13 @@ class Tally:
     Args:
         pending: the paths of the pending shards; the `number` of a segment is an index of this array.
         on_end: called with the status of each shard that ends.
+        partition: the folder of the input to which the run is confined.
     """
 
-    def __init__(self, output: str, summary: Summary, pending: pa.Array, on_end: Callable[[str], None]) -> None:
+    def __init__(self, output: str, summary: Summary, pending: pa.Array, on_end: Callable[[str], None],
+                 partition: str | None = None) -> None:
         self.output, self.summary, self.pending, self.on_end = output, summary, pending, on_end
+        self.partition = partition
         self.label_cpus, self.label_gpus = 0.0, 0.0
         self.start_s = time.monotonic()
         self.ended = np.zeros(len(pending), bool)
@@ -163,7 +166,7 @@ class Tally:
         if not numbers:
             return []
         paths = table_paths(self.pending.take(pa.array(numbers, pa.int64())))
-        files = label_tables.list_versions(self.output, self.summary.model_id)
+        files = label_tables.list_versions(self.output, self.summary.model_id, self.partition)
         files = files.filter(pc.is_in(files["path"], paths))
         footers = read_footers(self.output, self.summary.model_id, files)
         number_of = dict(zip(paths.to_pylist(), numbers, strict=True))

@@ -33,7 +33,8 @@ PAGE = 1000  # files of a chunk of the table; a page of S3 has as many
 
 
 def list_files(uri: str) -> pa.Table:
-    """Every file under `uri`, recursively, as a table of `FILES` in the store's order. `uri` may be one file.
+    """Every file under `uri`, recursively, as a table of `FILES` in order of the paths, or as the store lists them.
+    `uri` may be one file.
 
     Raises:
         FileNotFoundError: there is nothing at `uri`.
@@ -88,7 +89,7 @@ def _list(uri: str, without: str | None, with_odd: bool) -> pa.Table:
             return _table([_entry(root, info)], root.rfind("/") + 1)
         if info["type"] != "directory":
             raise FileNotFoundError(errno.ENOENT, "not a file but a pipe, a socket or a device", uri)
-    return files
+    return files.sort_by("path") if is_s3(uri) else files  # the pages of a large folder come as they arrive
 
 
 def _entry(path: str, info: dict[str, Any]) -> Entry:
