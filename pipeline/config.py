@@ -21,7 +21,7 @@ from pipeline.store.uris import canonical_uri, find_fault, is_same_place, is_wit
 
 # That the jobs make in an output.
 OUTPUT_FOLDERS = ("labels", "classes", "shards", "runs", "reports", "near_duplicates", "index", "_staging",
-                  "delta", "iceberg")
+                  "delta", "iceberg", "proofs")
 
 Format = Literal["auto", "tar", "parquet", "images", "manifest"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

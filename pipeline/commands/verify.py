@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Interval
 
 from pipeline.commands.flags import NO_INPUT_FLAGS, AsTheRun, Input, Model, Output, choose_inputs
 from pipeline.commands.json_summary import SummaryPlace, writing_summary
@@ -11,24 +14,33 @@ if TYPE_CHECKING:
     from pipeline.ask.verify import Proof
 
 
-def verify(*, input: Input, output: Output, model: Model = None, reading: AsTheRun = NO_INPUT_FLAGS,
+def verify(*, input: Input, output: Output, model: Model = None, all: bool = False,
+           sample: Annotated[float, Interval(gt=0, le=1)] = 1.0, reading: AsTheRun = NO_INPUT_FLAGS,
            summary: SummaryPlace = None) -> int:
     """Prove that each image has exactly one row.
 
-    Rows that are missing, double or foreign are listed.
+    Rows that are missing, double or foreign are listed. What is proven is kept in the table proofs of the output, with
+    the versions of the shard and of its table: the next proof reads only what is new or changed.
 
     ```
     label-images verify --input s3://bucket/shards --output s3://bucket/tables
+    label-images verify --input s3://bucket/shards --output s3://bucket/tables --all
     ```
 
+    Needs no GPU. With RAY_ADDRESS it runs on that cluster, else on the processors of this machine.
+
     Exit status: 0 proven, 1 something is wrong, 2 wrong usage.
+
+    Args:
+        all: Read everything again, also what is proven: finds bytes that changed without a new version.
+        sample: Of the shards to be read only this share, always the same ones. The others stay unproven.
     """
     from pipeline.ask import verify as proving
     from pipeline.tables.history import read_settings
 
     with writing_summary(summary) as write:
         inputs, format = choose_inputs(reading, read_settings(output, model))
-        proof = proving.verify(input, output, model, inputs, format)
+        proof = proving.verify(input, output, model, inputs, format, proving.Which(all, sample), sys.stderr)
         status = 1 if proof.problems else 0
         write(vars(proof) | {"left_out": proof.left_out.rows(), "exit_code": status})
         print_proof(proof)
@@ -46,4 +58,11 @@ def print_proof(proof: Proof) -> None:
         f"({proof.rejected.total():,} rejected): {proof.num_missing:,} missing, {proof.num_double:,} double, "
         f"{proof.num_foreign:,} foreign"
     )
-    print(f"digest {proof.digest}")
+    if proof.num_known:
+        print(f"{proof.num_known:,} shards of these versions were proven before; --all reads them again")
+    if proof.unrecorded:
+        print(f"note: the table proofs is not written, so the next proof reads all again: {proof.unrecorded}")
+    if proof.num_unproven:
+        print(f"{proof.num_unproven:,} shards are not proven: --sample left them out")
+    else:
+        print(f"digest {proof.digest}")
