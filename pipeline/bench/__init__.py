@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.bench.measure import Setting
 
-PARTS = ("decode", "model", "feed", "job", "driver", "plan", "sql", "embeddings", "gpu")
+PARTS = ("decode", "model", "feed", "job", "driver", "plan", "night", "sql", "embeddings", "gpu")
 
 
 def run(parts: list[str], setting: Setting) -> dict[str, Any]:

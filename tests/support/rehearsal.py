@@ -23,7 +23,8 @@ from pipeline.model.spec import EMBEDDING_SIZE
 from tests.support.cluster import Cluster
 from tests.support.jobs import ROOT
 
-IMAGES_PER_S = 240.0  # of all GPUs together: two cores must decode as many, and run Ray
+# Of all GPUs together: two cores must decode as many, and run Ray.
+IMAGES_PER_S = float(os.environ.get("REHEARSAL_IMAGES_PER_S", "240"))
 BATCH = 32
 STORE_BYTES = 500_000_000  # of a node's object store; its blocks then have about 230 images
 
@@ -97,7 +98,12 @@ def run(folder: Path, weights: str, shapes: list[tuple[int, int]]) -> dict[str, 
     window_s = window_end - window_start
     busy_s = [sum(max(0.0, min(end, window_end) - max(start, window_start)) for start, end, _ in of_gpu)
               for of_gpu in calls.values()]
-    return {"shapes": " ".join(f"{num_cpus}x{num}" for num_cpus, num in shapes), "gpus": num_gpus,
+    ended = sorted((end, num) for of_gpu in calls.values() for _, end, num in of_gpu)
+    sums = np.cumsum([num for _, num in ended])
+    first, last = (int(np.searchsorted(sums, share * sums[-1])) for share in (0.3, 0.9))
+    rate = (sums[last] - sums[first]) / (ended[last][0] - ended[first][0])
+    return {"images_per_s": round(float(rate), 1),
+            "shapes": " ".join(f"{num_cpus}x{num}" for num_cpus, num in shapes), "gpus": num_gpus,
             "gpus_that_labelled": sum(bool(of_gpu) for of_gpu in calls.values()),
             "busy_least": round(min(busy_s) / max(1e-9, window_s), 2),
             "images": summary.counts.num_images, "committed": summary.num_committed, "failed": summary.num_failed,
@@ -116,7 +122,8 @@ def main() -> None:
         done = subprocess.run([sys.executable, "-m", "tests.support.rehearsal", *sys.argv[1:]],
                               env=os.environ | cluster.driver,
                               cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
-    results = [line for line in done.stdout.splitlines() if line.startswith('{"shapes"')]  # Ray prints lines of its own
+    # Ray prints lines of its own.
+    results = [line for line in done.stdout.splitlines() if line.startswith('{"images_per_s"')]
     print(results[-1] if results else f"exit {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
     sys.exit(done.returncode or not results)
 

@@ -1,6 +1,6 @@
 """Benchmark part `plan`: listing and planning 10^4, 10^5 and 10^6 shards, 1 % of them new, before any is labelled.
 
-It runs `jobs/label.py --dry-run` as a process, against `plan_store` on 127.0.0.1, which answers after 50 ms. The
+It runs `jobs/label.py --dry-run` as a process, against `store` on 127.0.0.1, which answers after 50 ms. The
 seconds include the work of that store, on another core.
 """
 
@@ -16,7 +16,7 @@ from statistics import median
 from typing import NamedTuple
 
 from pipeline.bench.measure import JOB, Part, Setting
-from pipeline.bench.plan_store import NEW
+from pipeline.bench.plan.store import NEW
 
 SIZES = (10**4, 10**5, 10**6)  # shards
 DELAY_S = 0.05  # before each answer, as of a real store
@@ -50,7 +50,7 @@ def measure(setting: Setting) -> Part:
 def serve_store(number: int, delay_s: float = DELAY_S) -> Iterator[int]:
     """Serve a store with so many shards while the context lasts, in a process of its own; its port. Each answer comes
     after a delay."""
-    command = [sys.executable, "-m", "pipeline.bench.plan_store", str(number), str(delay_s)]
+    command = [sys.executable, "-m", "pipeline.bench.plan.store", str(number), str(delay_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
