@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.config import Config
 from pipeline.parse import parse_keep
@@ -34,14 +35,9 @@ class Standing:
         Raises:
             OSError: the store or the catalog cannot be reached, or others change the log all the time.
         """
-        labelled = {row.file: row for row in ledger.read_shards(config.output, run_id, [])
-                    if row.status == "committed" and row.model_id == model_id}
-        rows = [{"path": row.file, "size": row.file_size, "etag": row.file_etag, "num_images": row.num_images}
-                for row in labelled.values()]
-        rows += [{"path": row["file"], "size": row["file_size"], "etag": row["file_etag"],
-                  "num_images": row["num_images"]}
-                 for row in read_footers(config.output, model_id, self.unlisted).to_pylist()
-                 if row["file"] not in labelled]
-        table = log.LakeTable(config.output, model_id, config.table)
-        log.commit(table, log.Change(pa.Table.from_pylist(rows, log.LISTED), self.gone),
+        labelled = ledger.read_committed(config.output, run_id, model_id)
+        found = read_footers(config.output, model_id, self.unlisted).select(labelled.column_names)
+        found = found.filter(pc.invert(pc.is_in(found["file"], labelled["file"].combine_chunks())))
+        files = pa.concat_tables([found, labelled]).rename_columns(log.LISTED.names)
+        log.commit(log.LakeTable(config.output, model_id, config.table), log.Change(files, self.gone),
                    log.table_schema(parse_keep(config.keep)), run_id)

@@ -80,6 +80,18 @@ def read_shards(output: str, run_id: str, damaged: list[str]) -> list[ShardRow]:
             for row in read_rows(output, "shards", path, SHARDS, damaged).to_pylist()]
 
 
+def read_committed(output: str, run_id: str, model_id: str) -> pa.Table:
+    """The tables that a run has committed, as far as its files are not merged yet: file, file_size, file_etag,
+    num_images."""
+    names = ["file", "file_size", "file_etag", "num_images"]
+    columns = pa.schema([SHARDS.field(name) for name in ("model_id", "status", *names)])
+    parts = [read_rows(output, "shards", path, columns, []) for path in list_table(output, "shards")
+             if path.startswith(run_id)]
+    rows = pa.concat_tables([columns.empty_table(), *parts])
+    ours = pc.and_(pc.equal(rows["model_id"], model_id), pc.equal(rows["status"], "committed"))
+    return rows.filter(ours).select(names)
+
+
 def read_runs(output: str, path: str, damaged: list[str]) -> list[RunRow]:
     """The rows of a file of the table `runs`. A damaged file has no row."""
     return [RunRow(**row) for row in read_rows(output, "runs", path, RUNS, damaged).to_pylist()]

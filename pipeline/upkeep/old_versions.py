@@ -5,6 +5,7 @@ In: an output, a number of days. Out: fewer files; versions older than that can 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 from pipeline.errors import UserError
@@ -36,6 +37,7 @@ def remove_old_versions(output: str, model_id: str | None, days: float, *, dry_r
     if model_id is not None and model_id not in models:
         raise UserError(f"--model {model_id}: --output {output} has no table of it; it has {', '.join(models)}.")
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-prune"
-    with hold_lease(output, run_id, "--output", "no --yes"), explaining_errors("--output", output):
+    lock = nullcontext() if dry_run else hold_lease(output, run_id, "--output", "no --yes")
+    with lock, explaining_errors("--output", output):
         return {model: log.open_log(log.LakeTable(output, model, kind)).vacuum(days, dry_run)
                 for model in (models if model_id is None else [model_id])}
