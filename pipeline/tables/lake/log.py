@@ -61,8 +61,8 @@ class Entry:
 class Change:
     """What a table shall have.
 
-    `files`: of `LISTED`, the versions that count from now on, one for each table; they
-    replace other versions of these tables. `gone`: paths of tables that leave.
+    `files`: of `LISTED`, the versions that count from now on, one for each table; they replace other versions of these
+    tables. `gone`: paths of tables that leave.
     """
 
     files: pa.Table
@@ -193,7 +193,7 @@ def _compare(entries: Iterable[Entry], wanted: dict[str, Entry], gone: list[str]
         named = split_data_path(entry.path)
         path = named[0] if named else ""
         if path in wanted and wanted[path].path == entry.path:
-            del missing[path]
+            missing.pop(path, None)
         elif path in wanted or path in left:
             remove.append(entry)
     return list(missing.values()), remove
