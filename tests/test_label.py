@@ -139,7 +139,7 @@ def test_the_same_over_s3(shards, undisturbed, s3):
     assert "nothing to do" in job("label", *options, **environ).stdout
     assert not [path for path in fs.find("photos/out") if "_staging" in path]
     refused = job("label", *options, **environ | {"AWS_SECRET_ACCESS_KEY": "wrong"})
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--input s3://photos/in" in refused.stderr
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--output s3://photos/out" in refused.stderr
 
 
 @pytest.mark.cluster

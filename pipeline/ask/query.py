@@ -17,7 +17,7 @@ import duckdb
 from pipeline.ask.named_queries import SQL_FOLDER, list_queries
 from pipeline.config import check_uri
 from pipeline.errors import JobError, UserError
-from pipeline.store.explain import explain_error
+from pipeline.store.explain import explain_error, explaining_errors
 from pipeline.store.retry import describe_error
 from pipeline.store.storage import locate
 from pipeline.store.uris import canonical_uri
@@ -55,11 +55,10 @@ def connect(output: str, model_id: str | None = None) -> duckdb.DuckDBPyConnecti
     if "://" in output:
         connection.register_filesystem(locate(output)[0])
     _set_variables(connection, {"output": output, "model": model_id})
-    try:
+    with explaining_errors("--output", output):
         _name_files(connection, output, model_id)
+    try:
         connection.execute((SQL_FOLDER / "views.sql").read_text(encoding="utf-8"))
-    except UserError:
-        raise
     except duckdb.Error as error:
         raise UserError(f"--output {output} --model {model_id}: no tables can be read there "
                         f"({describe_error(error, 300)}){_name_foreign_files(output, model_id)}.") from error

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.bench import driver, measure, plan, sql
+from pipeline.bench import driver, measure, sql
 from pipeline.bench.gpu import device, rivals
 from pipeline.bench.photos import PER_SHARD, photographs, write_shards
+from pipeline.bench.plan import many_shards as plan
 from pipeline.errors import UserError
 from pipeline.runners import on_cuda, probe
 from pipeline.stages.reports import Report
