@@ -33,7 +33,7 @@ from pipeline.store.read_parquet import read_table
 from pipeline.store.retry import describe_error
 from pipeline.store.storage import is_no_file, read_bytes
 from pipeline.tables.label_files import read_footers
-from pipeline.tables.label_tables import list_labels
+from pipeline.tables.label_tables import etags_of, list_labels
 from pipeline.tables.layout import label_uri
 from pipeline.tables.owner.claim import read_mark
 from pipeline.tables.table_paths import table_path
@@ -93,8 +93,7 @@ class Source:
 
     @cached_property
     def _versions(self) -> dict[str, str]:
-        files = list_labels(self.output, self.model_id)
-        return dict(zip(files["path"].to_pylist(), files["etag"].to_pylist(), strict=True))
+        return etags_of(list_labels(self.output, self.model_id))
 
     def find_version(self, path: str) -> str:
         """The etag of a table. Raises FileNotFoundError if it is no more."""

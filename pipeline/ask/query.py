@@ -71,9 +71,8 @@ def _name_files(connection: duckdb.DuckDBPyConnection, output: str, model_id: st
     """Set the variable `files` to the files that the newest version of a lake table has."""
     if find_kind(output) == "parquet":
         return
-    files = label_tables.list_labels(output, model_id)
-    uris = [label_uri(output, model_id, *row) for row in zip(
-        files["path"].to_pylist(), files["etag"].to_pylist(), strict=True)]
+    versions = label_tables.etags_of(label_tables.list_labels(output, model_id))
+    uris = [label_uri(output, model_id, path, etag) for path, etag in versions.items()]
     if not uris:
         raise UserError(f"--output {output} has no tables of {model_id}: no run has committed one.")
     quoted = ", ".join("'" + re.sub(r"[*?\[]", r"[\g<0>]", uri).replace("'", "''") + "'" for uri in uris)

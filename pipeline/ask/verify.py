@@ -120,7 +120,7 @@ def verify(input_uri: str, output_uri: str, model_id: str | None, inputs: Inputs
         shards, proof.left_out, root = find_shards(input_uri, format, output=output_uri)
     with explaining_errors("--output", output_uri):
         listed = label_tables.list_labels(output_uri, proof.model_id)
-    tables = dict(zip(listed["path"].to_pylist(), listed["etag"].to_pylist(), strict=True))
+    tables = label_tables.etags_of(listed)
     etags = pa.array([tables.get(path) for path in table_paths(shards["path"]).to_pylist()], pa.string())
     shards = shards.append_column("file_etag", etags)
     known = _read_known(output_uri, proof.model_id, shards)

@@ -60,7 +60,7 @@ def list_labels(output: str, model_id: str, partition: str | None = None) -> pa.
     """
     kind = find_kind(output)
     if kind == "parquet":
-        return list_versions(output, model_id, partition)
+        return _list_versions(labels_folder(output, model_id), kind, partition)
     files = log.list_snapshot(log.LakeTable(output, model_id, kind))
     if partition is None:
         return files
@@ -74,7 +74,15 @@ def list_versions(output: str, model_id: str, partition: str | None = None) -> p
         partition: list only the files of this folder of the input.
     """
     kind = find_kind(output)
-    folder = labels_folder(output, model_id, kind)
+    return _list_versions(labels_folder(output, model_id, kind), kind, partition)
+
+
+def etags_of(files: pa.Table) -> dict[str, str]:
+    """The etag of each table of a listing, by path."""
+    return dict(zip(files["path"].to_pylist(), files["etag"].to_pylist(), strict=True))
+
+
+def _list_versions(folder: str, kind: Kind, partition: str | None) -> pa.Table:
     if kind != "parquet":
         return _list_data(folder, kind, partition)
     if partition is None:

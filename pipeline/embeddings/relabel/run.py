@@ -191,10 +191,9 @@ def _list_known(output: str, model_id: str, files: pa.Table, damaged: list[str])
 def _drop_older(output: str, model_id: str, unlisted: pa.Table, snapshot: pa.Table) -> pa.Table:
     """Of tables that no snapshot has, those that are newer than what the snapshot has of the same shard."""
     replaced = snapshot.filter(pc.is_in(snapshot["path"], unlisted["path"].combine_chunks()))
-    now = {row["file"]: row["run_id"] or "" for row in read_footers(output, model_id, replaced).to_pylist()}
-    then = {row["file"]: row["run_id"] or "" for row in read_footers(output, model_id, unlisted).to_pylist()}
-    return unlisted.filter(pa.array([then.get(path, "") > now.get(path, "") for path in unlisted["path"].to_pylist()],
-                                    pa.bool_()))
+    before, after = (_read_run_ids(output, model_id, files) for files in (replaced, unlisted))
+    return unlisted.filter(pa.array([after.get(path, "") > before.get(path, "")
+                                     for path in unlisted["path"].to_pylist()], pa.bool_()))
 
 
 def _find_newer(output: str, files_of: dict[str, pa.Table], paths: pa.ChunkedArray) -> list[str]:
@@ -203,10 +202,15 @@ def _find_newer(output: str, files_of: dict[str, pa.Table], paths: pa.ChunkedArr
     Args:
         files_of: `FILES` of the old model, then of the new one.
     """
-    old, new = ({row["file"]: row["run_id"] or "" for row in sorted(
-        read_footers(output, model_id, files.filter(pc.is_in(files["path"], paths.combine_chunks()))).to_pylist(),
-        key=lambda row: row["run_id"] or "")} for model_id, files in files_of.items())
+    old, new = (_read_run_ids(output, model_id, files.filter(pc.is_in(files["path"], paths.combine_chunks())))
+                for model_id, files in files_of.items())
     return [path for path in paths.to_pylist() if new.get(path, "") > old.get(path, "")]
+
+
+def _read_run_ids(output: str, model_id: str, files: pa.Table) -> dict[str, str]:
+    """Which run wrote each table, by path; the newest if there are several versions of a table."""
+    rows = read_footers(output, model_id, files).to_pylist()
+    return {row["file"]: row["run_id"] or "" for row in sorted(rows, key=lambda row: row["run_id"] or "")}
 
 
 def _count(tables: Iterable[Done], job: Job, summary: Summary, stop: Stop, stream: TextIO) -> None:
