@@ -8,13 +8,9 @@ What was proven of the same versions before is taken from the table `proofs`. Th
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TextIO
@@ -22,7 +18,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.actors.tasks import connected_map
+from pipeline.actors.tasks import choose_map
 from pipeline.ask import proofs
 from pipeline.ask.compare import Job, Part, compare_shards
 from pipeline.config import check_uri
@@ -38,10 +34,7 @@ from pipeline.tables.owner.models import only_model
 from pipeline.tables.table_paths import table_path, table_paths
 
 MOST_TOGETHER, TOGETHER_BYTES = 64, 2**28  # shards of a task, and their bytes
-LARGE_BYTES = 2**31  # an input with more to read gets processes, whose start takes a second or two
 FLUSH_S, SHOW_S = 60.0, 5.0
-
-Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 
 @dataclass
@@ -172,7 +165,7 @@ def _compare(job: Job, todo: pa.Table, proven: dict[str, Any], proof: Proof, str
         rows, flushed_s = [], time.monotonic()
 
     try:
-        with _choose_map(num_bytes) as run:
+        with choose_map(num_bytes) as run:
             for task, parts in zip(tasks, run(partial(compare_shards, job), tasks), strict=True):
                 for (listed, etag), part in zip(task, parts, strict=True):
                     if not part.problems and part.is_of_listing and etag is not None and part.shard not in proven:
@@ -202,24 +195,3 @@ def _split(todo: pa.Table) -> list[list[tuple[dict[str, Any], str | None]]]:
         tasks[-1].append((row, etag))
         num_bytes += row["size"]
     return tasks
-
-
-@contextmanager
-def _map_here(num_bytes: int) -> Iterator[Map]:
-    """A map on the processors of this machine."""
-    workers = max(2, os.cpu_count() or 1)
-    pool: ProcessPoolExecutor | ThreadPoolExecutor
-    if num_bytes > LARGE_BYTES:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    else:
-        pool = ThreadPoolExecutor(2 * workers)
-    with pool:
-        try:
-            yield pool.map
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _choose_map(num_bytes: int) -> AbstractContextManager[Map]:
-    return connected_map() if os.environ.get("RAY_ADDRESS") else _map_here(num_bytes)
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def evaluate(
 
     with writing_summary(summary) as write:
         examples = find_truth(output, model, input, truth, reading)
-        evaluation = judging.evaluate(output, model, partial(read_truth, examples))
+        evaluation = judging.evaluate(output, model, partial(read_truth, examples, stream=sys.stderr))
         if save:
             judging.save_evaluation(evaluation, save)
         write(judging.list_figures(evaluation) | {"exit_code": 0})

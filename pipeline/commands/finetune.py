@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +58,7 @@ def finetune(
     folder = canonical_uri(save)
     check_not_overwritten(folder, weights)
     examples = find_truth(output, None, input, truth, reading)
-    head = fit(output, weights, partial(read_truth, examples, for_fit=True), holdout)
+    head = fit(output, weights, partial(read_truth, examples, for_fit=True, stream=sys.stderr), holdout)
     save_model(head.state, head.classes, folder)
     print_head(head, examples.where, folder)
     return 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,14 +51,15 @@ class ShardReport:
 
     Attributes:
         rejected: the number of images by reason code and target.
-        targets_of: for each decoded image its targets, by the first 8 bytes of its SHA-256.
+        digests, targets: of each decoded image the first 8 bytes of its SHA-256, as a number; and its target.
         failed: the reason why the shard was not read to its end; None if it was.
     """
 
     shard: str
     side: str
     rejected: Counter[tuple[str, int]] = field(default_factory=Counter)
-    targets_of: dict[bytes, set[int]] = field(default_factory=dict)
+    digests: array[int] = field(default_factory=lambda: array("Q"))
+    targets: array[int] = field(default_factory=lambda: array("i"))
     failed: str | None = None
 
 
@@ -123,7 +125,8 @@ class Crops:
             if crop.error:
                 report.rejected[crop.error, target] += 1
             if crop.image_HWC is not None:
-                report.targets_of.setdefault(crop.digest[:8], set()).add(target)
+                report.digests.append(int.from_bytes(crop.digest[:8], "big"))
+                report.targets.append(target)
                 images.append(crop.image_HWC)
                 targets.append(target)
             if len(images) == BLOCK_IMAGES:

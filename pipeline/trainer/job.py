@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.model.weights import Weights
+from pipeline.trainer.curves import LossCurve
 from pipeline.trainer.recipe import Recipe
 
 
@@ -24,6 +25,7 @@ class Job:
         folder: for the results.
         num_threads: of torch.
         messages: a queue for lines of progress.
+        begun_s: the start of the job, in seconds since 1970.
     """
 
     recipe: Recipe
@@ -33,6 +35,7 @@ class Job:
     folder: str
     num_threads: int
     messages: Any
+    begun_s: float
 
 
 @dataclass
@@ -41,11 +44,16 @@ class TrainingProgress:
 
     Attributes:
         epoch, step: the number of finished epochs and steps.
-        losses: of each step, over all workers.
+        losses: of the steps, over all workers.
         epochs: the figures of each epoch.
     """
 
     epoch: int = 0
     step: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: LossCurve = field(default_factory=LossCurve)
     epochs: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> TrainingProgress:
+        """The progress of which `dataclasses.asdict` made this."""
+        return cls(**saved | {"losses": LossCurve(**saved["losses"])})

@@ -7,9 +7,11 @@ Not here: the number of workers, and the source of the images (`training/ray_tra
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +64,10 @@ def _train(job: Job) -> None:
     worker.restore()
     while worker.progress.epoch < worker.recipe.epochs:
         started = time.monotonic()
-        losses = worker.train_epoch()
-        figures = {"loss": sum(losses) / len(losses), "learning_rate": worker.optimizer.param_groups[0]["lr"],
-                   "images_per_s": len(losses) * worker.recipe.batch_size / (time.monotonic() - started)}
-        worker.end_epoch(losses, figures | worker.validate())
+        loss, num_steps = worker.train_epoch()
+        figures = {"loss": loss, "learning_rate": worker.optimizer.param_groups[0]["lr"],
+                   "images_per_s": num_steps * worker.recipe.batch_size / (time.monotonic() - started)}
+        worker.end_epoch(figures | worker.validate())
 
 
 class Worker:
@@ -106,7 +108,7 @@ class Worker:
             state = torch.load(path, map_location=self.device, weights_only=True)
             for name, part in self.state_parts.items():
                 part.load_state_dict(state[name])
-            self.progress = TrainingProgress(**state["progress"])
+            self.progress = TrainingProgress.of(state["progress"])
         except Exception as error:  # a damaged file can fail anywhere in torch's parser
             raise UserError(f"--save {self.job.folder}: the last state in its folder state/ cannot be read "
                             f"({describe_error(error, 200)}): remove that folder to begin anew.") from error
@@ -116,33 +118,44 @@ class Worker:
         if self.rank == 0:
             self.job.messages.put(line)
 
-    def train_epoch(self) -> list[float]:
-        """Train on all images once. Returns the loss of each step, averaged over all workers.
+    def train_epoch(self) -> tuple[float, int]:
+        """Train on all images once. Returns the mean loss over all steps and workers, and the number of steps.
 
         Raises:
             UserError: the loss is not finite; or a batch is larger than the dataset.
         """
         self.schedule.step(self.progress.epoch)
         self.parallel.train()
-        losses: list[Tensor] = []
+        total, num_steps = 0.0, 0
+        pending: list[Tensor] = []  # losses of steps that no check has seen yet
         checked_at = time.monotonic()
         for image_NCHW, target_N in self.batches("train"):
-            losses.append(self.step(image_NCHW, target_N))
-            if len(losses) % CHECK_EVERY == 0:
-                self._check_loss(losses[-1])
+            pending.append(self.step(image_NCHW, target_N))
+            if not num_steps and len(pending) == 1:
+                self.report_line(f"the first step ends {time.time() - self.job.begun_s:.1f} s after the start")
+            if len(pending) == CHECK_EVERY:
+                losses = self._take_losses(pending)
+                total, num_steps = total + sum(losses), num_steps + CHECK_EVERY
                 rate = CHECK_EVERY * self.recipe.batch_size / (time.monotonic() - checked_at)
                 checked_at = time.monotonic()
                 self.report_line(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}  step {self.progress.step:,}  "
                           f"loss {losses[-1]:.4f}  {rate:,.1f} images/s")
-        if not losses:
+        if not num_steps and not pending:
             raise UserError(f"--batch-size {self.recipe.batch_size} is more than there are images to train on.")
-        self._check_loss(losses[-1])
-        mean_losses: list[float] = (self.sum_over_workers(torch.stack(losses)) / self.num_workers).tolist()
-        return mean_losses
+        rest = self._take_losses(pending)
+        total, num_steps = total + sum(rest), num_steps + len(rest)
+        return total / num_steps, num_steps
 
-    def _check_loss(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {self.progress.step:,}: lower --learning-rate.")
+    def _take_losses(self, pending: list[Tensor]) -> list[float]:
+        """The pending losses, averaged over all workers; they are in the curve then, and nothing is pending."""
+        if not pending:
+            return []
+        losses: list[float] = (self.sum_over_workers(torch.stack(pending)) / self.num_workers).tolist()
+        if not math.isfinite(losses[-1]):
+            raise UserError(f"the loss is {losses[-1]} at step {self.progress.step:,}: lower --learning-rate.")
+        pending.clear()
+        self.progress.losses.add(losses)
+        return losses
 
     def step(self, image_NCHW: Tensor, target_N: Tensor) -> Tensor:
         """Update the weights once. Returns the loss before the update."""
@@ -197,11 +210,10 @@ class Worker:
             torch.distributed.all_reduce(values)
         return values
 
-    def end_epoch(self, losses: list[float], figures: dict[str, float]) -> None:
+    def end_epoch(self, figures: dict[str, float]) -> None:
         """Save the state for a later process; and for the user the averaged weights, the classes and the curves."""
         self.progress.epoch += 1
         figures = {"epoch": self.progress.epoch, "step": self.progress.step} | figures
-        self.progress.losses += losses
         self.progress.epochs.append(figures)
         validation = (f"held out: loss {figures['valid_loss']:.4f}, top-1 {figures['top1']:.2%}, top-5 "
                       f"{figures['top5']:.2%} of {figures['valid_images']:,.0f}" if figures["valid_images"]
@@ -215,5 +227,5 @@ class Worker:
         write_curves(self.progress.losses, self.progress.epochs, self.job.folder)
         with tempfile.TemporaryDirectory() as folder:
             state = {name: part.state_dict() for name, part in self.state_parts.items()}
-            torch.save(state | {"progress": vars(self.progress)}, Path(folder) / STATE)
+            torch.save(state | {"progress": asdict(self.progress)}, Path(folder) / STATE)
             ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -1,7 +1,7 @@
 """Shards and their truth -> the shards to train on: for each the keys of the images with a truth, and their label_ids.
 
-In: `Examples`; the classes, if the user names them. Out: `LabelledShards`. If the truth or the keys are inside tars,
-all bytes of the tars must be read; a cluster does that.
+In: `Examples`; the classes, if the user names them. Out: `LabelledShards`. If the truth or the keys are inside tars of
+a store, all bytes of the tars must be read; a cluster does that.
 Not here: reading images (`trainer/crops.py`).
 """
 
@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TextIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.actors.tasks import Map
 from pipeline.errors import UserError
 from pipeline.inputs.kinds import KINDS
 from pipeline.model.classes import unique_names
@@ -23,7 +26,7 @@ from pipeline.training.check_enough import MAX_BYTES_READ
 from pipeline.truth.class_ids import make_classes, resolve_label_ids
 from pipeline.truth.coverage import Coverage, count_covered, first_example, require_match
 from pipeline.truth.matching import match
-from pipeline.truth.read_shards import ListedShard, MapShards, list_shards
+from pipeline.truth.read_shards import ListedShard, bytes_to_read, list_shards
 from pipeline.truth.sources import Examples, read_images, read_truth
 
 
@@ -47,10 +50,6 @@ class LabelledShards:
         """The coverage after every image was decoded once. `reports` are of all sides and shards."""
         names = unique_names(self.classes)
         rejected = sum((report.rejected for report in reports), Counter[tuple[str, int]]())
-        targets_of: dict[bytes, set[int]] = {}
-        for report in reports:
-            for digest, targets in report.targets_of.items():
-                targets_of.setdefault(digest, set()).update(targets)
         by_class = dict(self.coverage.by_class)
         by_reason = Counter({reason: 0 for reason, _ in rejected})
         for (reason, target), number in rejected.items():
@@ -60,32 +59,31 @@ class LabelledShards:
         failed = {report.shard: report.failed for report in reports if report.failed}
         return replace(
             self.coverage, num_with=self.coverage.num_with - rejected.total(), rejected=dict(by_reason.most_common()),
-            num_rejected_with=rejected.total(), num_copies=sum(len(targets) > 1 for targets in targets_of.values()),
+            num_rejected_with=rejected.total(), num_copies=_count_copies(reports),
             by_class=by_class, failed=self.coverage.failed | failed)
 
 
-def read_labelled_shards(examples: Examples, classes: pa.Table | None,
-                         connect_cluster: Callable[[], MapShards]) -> LabelledShards:
+def read_labelled_shards(examples: Examples, classes: pa.Table | None, connect_map: Callable[[], Map],
+                         stream: TextIO | None = None) -> LabelledShards:
     """Find the shards to train on.
 
     Args:
         classes: None: the classes that the truth names.
-        connect_cluster: gives what reads shards on a cluster. It is called only if many bytes of shards must be read.
+        connect_map: gives a map on a cluster. It is called only if many bytes of shards must be read.
+        stream: gets a line of progress now and then.
 
     Raises:
         NothingMatches: no image has a truth.
         UserError: the truth cannot be read, or names something else than a class.
     """
     shards = list_shards(str(examples.uri), examples.format)
-    is_csv = examples.where.lower().endswith(".csv")
     if examples.where.startswith("member:") and not any(shard.kind.truth_place == "member" for shard in shards):
         title = next(kind.title for kind in KINDS.values() if kind.truth_place == "member")
         raise UserError(f"--truth {examples.where} is for {title}, and {shards[0].path} of {examples.uri} is none.")
-    bytes_to_read = sum(shard.size for shard in shards if shard.kind.keys_need_all_bytes)
-    on_cluster = connect_cluster if bytes_to_read > MAX_BYTES_READ else None
-    truth = read_truth(examples, None, classes is None, on_cluster() if on_cluster and not is_csv else None, shards)
+    run = connect_map() if bytes_to_read(shards) > MAX_BYTES_READ else None
+    truth = read_truth(examples, None, classes is None, run, shards, stream)
     if truth.images is None:  # a CSV may name images in other ways than by their keys
-        images = read_images(examples, on_cluster() if on_cluster else None, shards)
+        images = read_images(examples, run, shards, stream)
         truth = replace(truth, images=images.images, failed=images.failed)
     matched = match(truth.given, truth.images, truth.where)
     require_match(matched, truth, f"--input {examples.uri}", truth.images)
@@ -101,6 +99,15 @@ def read_labelled_shards(examples: Examples, classes: pa.Table | None,
     num_of_class = {name: num_of_id.get(number, 0) for number, name in enumerate(unique_names(classes))}
     coverage = count_covered(matched, truth, truth.images, num_of_class)
     return LabelledShards(_group_by_shard(sound, label_id, shards), classes, coverage, num_of_class)
+
+
+def _count_copies(reports: list[ShardReport]) -> int:
+    """The images, by digest, that have several targets."""
+    seen = pa.concat_tables([pa.table([np.empty(0, np.uint64), np.empty(0, np.int32)], ["digest", "target"]),
+                             *(pa.table([np.asarray(report.digests), np.asarray(report.targets)], ["digest", "target"])
+                               for report in reports)])
+    each = seen.group_by("digest").aggregate([("target", "count_distinct")])
+    return len(each.filter(pc.greater(each["target_count_distinct"], 1)))
 
 
 def name_empty_classes(num_of_class: dict[str, int]) -> list[str]:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any, TextIO, cast
 
 import pyarrow as pa
@@ -27,6 +26,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from pipeline.actors.connect import connect
+from pipeline.actors.tasks import Map, run_tasks
 from pipeline.config import Precision
 from pipeline.errors import JobError, UserError
 from pipeline.model.weights import Weights
@@ -45,7 +45,6 @@ from pipeline.training.coverage_printer import CoveragePrinter
 from pipeline.training.heads import choose_head
 from pipeline.training.interrupts import Interrupts
 from pipeline.training.labelled_shards import LabelledShards, name_empty_classes, read_labelled_shards
-from pipeline.training.read_on_cluster import connect_cluster
 from pipeline.training.supervise import run_trainer
 from pipeline.truth.coverage import describe_classes, describe_odd_names
 from pipeline.truth.sources import Examples
@@ -57,19 +56,23 @@ NUM_STATES_KEPT = 2
 
 def train_on_ray(examples: Examples, validation: Examples | None, holdout: float, recipe: Recipe, start: Weights | None,
                  given_classes: pa.Table | None, folder: str, num_workers: int | None, stream: TextIO,
-                 interrupts: Interrupts) -> dict[str, float]:
+                 interrupts: Interrupts, begun_s: float) -> dict[str, float]:
     """Train under the lease. Args and raises: as `train.train`.
 
-    `given_classes`: None: the classes that the truth names.
+    `given_classes`: None: the classes that the truth names. `begun_s`: as in `Job`.
     """
     precision = training_precision(recipe.precision, resolve_device("auto"))
     recipe = replace(recipe, precision=cast(Precision, precision))
-    map_on_cluster = partial(connect_cluster, stream, interrupts)
-    labelled = read_labelled_shards(examples, given_classes, map_on_cluster)
+
+    def connect_map() -> Map:
+        connect(stream, interrupts.stop)
+        return run_tasks
+
+    labelled = read_labelled_shards(examples, given_classes, connect_map, stream)
     valid_labelled = labelled
     if validation is not None:
         with _naming_validation_flags():
-            valid_labelled = read_labelled_shards(validation, labelled.classes, map_on_cluster)
+            valid_labelled = read_labelled_shards(validation, labelled.classes, connect_map, stream)
     classes = labelled.classes
     valid_share = 0 if validation is not None else holdout
     check_enough(labelled.shards, examples.inputs, valid_share, recipe.batch_size, classes)
@@ -101,7 +104,8 @@ def train_on_ray(examples: Examples, validation: Examples | None, holdout: float
     keep_head = head is not None and head.is_kept
     trainer = TorchTrainer(
         train_in_worker,
-        train_loop_config={"job": Job(recipe, classes, start, keep_head, folder, worker_threads, messages)},
+        train_loop_config={"job": Job(recipe, classes, start, keep_head, folder, worker_threads, messages,
+                                      begun_s)},
         datasets=datasets, dataset_config=WorkerSplits(),
         scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=bool(num_gpus),
                                                resources_per_worker=worker_resources),

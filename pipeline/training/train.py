@@ -8,6 +8,7 @@ and folders are reported before that.
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TextIO
@@ -46,6 +47,7 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
         UserError: something does not fit, or the training failed.
         Stopped: the process was asked to end. The same call continues the training.
     """
+    begun_s = time.time()
     validation_uri = validation.uri if validation else None
     for name, uri in (("save", folder), ("input", examples.uri), ("validation", validation_uri)):
         check_uri(name, uri)
@@ -63,7 +65,7 @@ def train(examples: Examples, validation: Examples | None, holdout: float, recip
             stop.last_calls.append(lease.release)
         from pipeline.training.ray_train import train_on_ray  # this imports torch and Ray
         figures = train_on_ray(examples, validation, holdout, recipe, start_weights, classes, folder, num_workers,
-                               stream, Interrupts(stop, lease))
+                               stream, Interrupts(stop, lease), begun_s)
     if lease and lease.release_error:
         stream.write(f"the lease is not given back ({lease.release_error}); it is over within a minute\n")
     return figures

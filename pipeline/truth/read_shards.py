@@ -1,19 +1,22 @@
 """The shards of an input -> the truths that stand in them.
 
 In: a URI, how its shards are read, and where the truth is. Out: a `ShardTruths` for each shard.
+The shards are read on the cluster at RAY_ADDRESS, or by this machine's processors: no bytes of them come to the caller.
 Not here: truths of a CSV (`csv_file.py`); which image a truth belongs to (`matching.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import pyarrow as pa
 
+from pipeline.actors.tasks import Map, choose_map
 from pipeline.config import check_uri
 from pipeline.errors import UserError
 from pipeline.formats.samples import ShardUnreadable
@@ -25,7 +28,7 @@ from pipeline.store.retry import Replaced, describe_error
 from pipeline.store.uris import canonical_uri
 from pipeline.truth.matching import GIVEN_TRUTHS, IMAGES
 
-SHARDS_AT_ONCE = 4
+SHOW_S = 5.0  # between lines of progress
 
 
 class ListedShard(NamedTuple):
@@ -64,10 +67,6 @@ class ShardTruths(NamedTuple):
     spellings: set[tuple[str, str]]
 
 
-# Calls a function for each shard and gives the results in the order of the shards.
-MapShards = Callable[[Callable[[ListedShard], ShardTruths], Iterable[ListedShard]], Iterable[ShardTruths]]
-
-
 def list_shards(input_uri: str, format: str) -> list[ListedShard]:
     """The shards of an input.
 
@@ -84,19 +83,33 @@ def list_shards(input_uri: str, format: str) -> list[ListedShard]:
     return [ListedShard(row["path"], shard_uri(found.root, row), row["size"], group_of(row)) for row in rows]
 
 
-def read_shards(shards: Iterable[ListedShard], inputs: Inputs, where: str | None,
-                map_shards: MapShards | None) -> list[ShardTruths]:
+def read_shards(shards: Sequence[ListedShard], inputs: Inputs, where: str | None, run: Map | None,
+                stream: TextIO | None) -> list[ShardTruths]:
     """The truths of the shards, in their order.
 
     Args:
         where: the place of the truth in the shards, a value of `Inputs.truth`.
-        map_shards: reads the shards; None: some threads of this process do.
+        run: the map by which the shards are read; None: as `choose_map` says.
+        stream: gets a line of progress now and then.
+
+    Raises:
+        NoCluster: there is no Ray at RAY_ADDRESS.
     """
     read = partial(_read_shard, replace(inputs, truth=where))
-    if map_shards is not None:
-        return list(map_shards(read, shards))
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-        return list(pool.map(read, shards))
+    results: list[ShardTruths] = []
+    shown_s = time.monotonic()
+    with nullcontext(run) if run else choose_map(bytes_to_read(shards)) as run_here:
+        for result in run_here(read, shards):
+            results.append(result)
+            if stream and time.monotonic() - shown_s > SHOW_S:
+                shown_s = time.monotonic()
+                print(f"truths of {len(results):,} of {len(shards):,} shards are read", file=stream, flush=True)
+    return results
+
+
+def bytes_to_read(shards: Sequence[ListedShard]) -> int:
+    """The bytes of the shards that must be read to know their keys; of a local tar only its headers are."""
+    return sum(shard.size for shard in shards if shard.kind.keys_need_all_bytes)
 
 
 def _read_shard(inputs: Inputs, shard: ListedShard) -> ShardTruths:

@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.actors.tasks import Map
 from pipeline.config import check_uri
 from pipeline.errors import UserError
 from pipeline.formats.samples import ShardUnreadable
@@ -25,7 +27,7 @@ from pipeline.store.explain import explain_error
 from pipeline.store.retry import Replaced
 from pipeline.truth.csv_file import read_truth_csv
 from pipeline.truth.matching import GIVEN_TRUTHS, IMAGES
-from pipeline.truth.read_shards import ListedShard, MapShards, ShardTruths, list_shards, read_shards
+from pipeline.truth.read_shards import ListedShard, ShardTruths, list_shards, read_shards
 
 HELP = ("FILE.csv (columns shard and key, or file_name, path and the like; and label_id, wnid or label), folder (the "
         "name of the folder an image is in), member:SUFFIX (of a tar, beside the image: member:cls) or column:NAME "
@@ -90,16 +92,18 @@ def check_where(where: str, has_input: bool) -> None:
 
 
 def read_truth(examples: Examples, images: pa.Table | None = None, for_fit: bool = False,
-               map_shards: MapShards | None = None, shards: Sequence[ListedShard] | None = None) -> Truth:
+               run: Map | None = None, shards: Sequence[ListedShard] | None = None,
+               stream: TextIO | None = None) -> Truth:
     """Read the truth.
 
     Args:
         images: the images of the tables, a table of `IMAGES`. `folder` is read from their keys; no shard is opened.
         for_fit: True if classes will be made of the truth.
-        map_shards: reads the shards; None: some threads of this process do.
+        run, stream: as `read_shards` takes them.
         shards: the shards of the examples, if they are listed already.
 
     Raises:
+        NoCluster: there is no Ray at RAY_ADDRESS.
         UserError: there is no truth, or it cannot be read.
     """
     where = examples.where
@@ -111,7 +115,7 @@ def read_truth(examples: Examples, images: pa.Table | None = None, for_fit: bool
         given, spellings = _read_folders(images)
         truth = Truth(where, given, spellings=_group_spellings(spellings))
     else:
-        results = _read_all(examples, map_shards, shards)
+        results = _read_all(examples, run, shards, stream)
         truth = _join_shards(where, results)
         if truth.failed and len(truth.failed) == len(results):
             path, reason = next(iter(truth.failed.items()))
@@ -122,10 +126,9 @@ def read_truth(examples: Examples, images: pa.Table | None = None, for_fit: bool
     return truth
 
 
-def read_images(examples: Examples, map_shards: MapShards | None = None,
-                shards: Sequence[ListedShard] | None = None) -> Truth:
+def read_images(examples: Examples, run: Map | None, shards: Sequence[ListedShard], stream: TextIO | None) -> Truth:
     """The images of the shards and the shards that could not be read, without any truth. Args: as `read_truth`."""
-    return _join_shards("", _read_all(replace(examples, where=""), map_shards, shards))
+    return _join_shards("", _read_all(replace(examples, where=""), run, shards, stream))
 
 
 def guess_where(input_uri: str, inputs: Inputs, format: str = "auto") -> str:
@@ -167,11 +170,11 @@ def _has_truth_beside(shard: ListedShard, inputs: Inputs) -> bool:
         return any(sample.truth for sample in islice(samples, MAX_LOOKED_AT))
 
 
-def _read_all(examples: Examples, map_shards: MapShards | None,
-              shards: Sequence[ListedShard] | None) -> list[ShardTruths]:
+def _read_all(examples: Examples, run: Map | None, shards: Sequence[ListedShard] | None,
+              stream: TextIO | None) -> list[ShardTruths]:
     if shards is None:
         shards = list_shards(str(examples.uri), examples.format)
-    return read_shards(shards, examples.inputs, examples.where or None, map_shards)
+    return read_shards(shards, examples.inputs, examples.where or None, run, stream)
 
 
 def _join_shards(where: str, results: list[ShardTruths]) -> Truth:

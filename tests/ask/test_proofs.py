@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.actors import tasks
 from pipeline.ask import verify as proving
 from pipeline.ask.verify import Which, verify
 from pipeline.commands.app import main
@@ -162,7 +163,7 @@ def test_where_proofs_cannot_be_written(folder, monkeypatch, capsys):
 @pytest.mark.slow
 def test_processes_prove_the_same(folder, monkeypatch):
     here = prove(folder)
-    monkeypatch.setattr(proving, "LARGE_BYTES", 0)
+    monkeypatch.setattr(tasks, "LARGE_BYTES", 0)
     assert counts(prove(folder, everything=True)) == counts(here)
 
 

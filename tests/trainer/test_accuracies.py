@@ -10,21 +10,24 @@ import pytest
 import torch
 
 from pipeline.commands.train import print_figures
-from pipeline.trainer.curves import write_curves
+from pipeline.trainer.curves import LossCurve, write_curves
 from pipeline.trainer.loop import Worker
 from pipeline.truth.holdout import wilson_interval
 
 
+LOSSES = LossCurve(points=[1.5, 0.5])
+
+
 def test_curves_of_a_training_without_held_out_images(tmp_path: Path) -> None:
     row = {"epoch": 1, "step": 2, "loss": 1.0, "learning_rate": 0.1, "images_per_s": 9.0, "valid_images": 0.0}
-    write_curves([1.5, 0.5], [row, row | {"epoch": 2, "step": 4}], str(tmp_path))
+    write_curves(LOSSES, [row, row | {"epoch": 2, "step": 4}], str(tmp_path))
     with (tmp_path / "epochs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(found["epoch"], found["valid_loss"], found["top1"], found["top5"])
             for found in rows] == [("1", "", "", ""), ("2", "", "", "")]
     drawing = (tmp_path / "curves.svg").read_text()
     assert "no image is held out" in drawing and "top-1" not in drawing
-    write_curves([1.5, 0.5], [row, row | {"valid_loss": 1.0, "top1": 0.5, "top5": 1.0, "valid_images": 4.0}],
+    write_curves(LOSSES, [row, row | {"valid_loss": 1.0, "top1": 0.5, "top5": 1.0, "valid_images": 4.0}],
                  str(tmp_path))
     drawing = (tmp_path / "curves.svg").read_text()
     assert "top-1" in drawing and "no image is held out" not in drawing

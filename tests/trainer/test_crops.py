@@ -59,4 +59,5 @@ def test_each_image_is_trained_on_or_held_out(tmp_path):
 def test_what_cannot_be_decoded_is_told(tmp_path, photographs):
     blocks, (seen,) = crops(tmp_path, [*photographs[:2], ("broken.jpg", photographs[3][1][:2000])])
     assert sum(len(block["image"]) for block in blocks) == 2
-    assert seen.rejected == {("truncated", 3): 1} and len(seen.targets_of) == 2 and seen.failed is None
+    assert seen.rejected == {("truncated", 3): 1} and seen.failed is None
+    assert len(seen.digests) == len(seen.targets) == 2

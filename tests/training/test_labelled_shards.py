@@ -1,6 +1,7 @@
 """What a training reads, and what it says of the rest: in the same words as the other jobs."""
 
 import io
+from array import array
 from collections import Counter
 
 import pyarrow as pa
@@ -65,17 +66,17 @@ def test_what_is_shown_once_all_was_seen(tars, tmp_path):
     found = read_labelled_shards(Examples(str(tars), str(tmp_path / "t.csv"), INPUTS), None, no_cluster)
     stream = io.StringIO()
     printer = CoveragePrinter(found, stream, 2)
-    same = b"12345678"
+    same = 2**64 - 1
     assert stream.getvalue().splitlines() == [("truth: 6 images: 6 with a truth, 0 without; what is rejected is "
                                               "counted in the first epoch"),
                                               f"note: cut.tar could not be read: {found.coverage.failed['cut.tar']}"]
     stream.truncate(stream.seek(0))
-    for report in (ShardReport("a.tar", "train", Counter({("truncated", 0): 1}), {same: {1}}),
-                   ShardReport("a.tar", "valid"), ShardReport("b.tar", "train", Counter(), {same: {0}}),
-                 ShardReport("a.tar", "train", Counter({("truncated", 0): 1}), {same: {1}})):
+    first = ShardReport("a.tar", "train", Counter({("truncated", 0): 1}), array("Q", [same]), array("i", [1]))
+    other = ShardReport("b.tar", "train", Counter(), array("Q", [same]), array("i", [0]))
+    for report in (first, ShardReport("a.tar", "valid"), other, first):
         printer.add(report)
         assert not stream.getvalue()
-    printer.add(ShardReport("b.tar", "valid", Counter({("corrupt", 0): 1}), {}))
+    printer.add(ShardReport("b.tar", "valid", Counter({("corrupt", 0): 1})))
     assert stream.getvalue().splitlines() == [
         "truth: 6 images: 4 with a truth, 0 without, 2 rejected (truncated 1, corrupt 1), of which 2 have a truth",
         "note: images (by SHA-256) that are in several classes: 1",

@@ -45,11 +45,11 @@ def test_shards_are_read_where_the_caller_wants(tmp_path):
         (tmp_path / f"{number}.tar").write_bytes(make_tar((f"a{number}.jpg", b"x"), (f"a{number}.cls", b"7")))
     asked = []
 
-    def map_shards(read, shards):
+    def run(read, shards):
         for shard in shards:
             asked.append(shard.path)
             yield read(shard)
 
-    assert said("member:cls", tmp_path, map_shards=map_shards) == {(f"{number}.tar", f"a{number}"): "7"
+    assert said("member:cls", tmp_path, run=run) == {(f"{number}.tar", f"a{number}"): "7"
                                                                    for number in range(3)}
     assert asked == ["0.tar", "1.tar", "2.tar"]

@@ -7,11 +7,13 @@ Not here: which members matter.
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from typing import IO, Any, Self, cast
 
 BLOCK_BYTES = 512
+HOP_BYTES = 2**14  # a larger gap in a file that can seek is passed over, a smaller one is read
 # Of all headers of a member together. Longer headers (a long name, PAX) are refused: a small gzip can hold gigabytes.
 MAX_HEADER_BYTES = 2**24
 _NAME_SHOWN = 100  # characters
@@ -20,17 +22,18 @@ _TIMES = re.compile(rb"(?:[0-7 \0]{12}|[\x80-\xff].{11}){2}", re.DOTALL)
 _tarfile: Any = tarfile  # typeshed lacks its exceptions and functions for headers
 
 
-def open_tar(stream: IO[bytes], head: bytes) -> tarfile.TarFile:
+def open_tar(stream: IO[bytes], head: bytes, can_seek: bool) -> tarfile.TarFile:
     """A TarFile over a stream.
 
     Args:
         stream: open for reading; its position is behind `head`. It need not seek.
         head: the first block of the tar, or all of it if it is shorter.
+        can_seek: whether the stream is a file that can seek. What nobody asks for is passed over then, and not read.
 
     Raises:
         tarfile.TarError: the tar is cut or damaged; the message says where. Reading the TarFile raises it too.
     """
-    forward = _Forward(stream, head)
+    forward = _Forward(stream, head, can_seek)
     try:
         return tarfile.TarFile(fileobj=cast(Any, forward), tarinfo=_Header)  # this reads the first header
     except tarfile.TarError as error:
@@ -123,13 +126,18 @@ def _without_false_prefix(header: bytes | bytearray) -> bytes | bytearray:
 class _Forward:
     """A stream that cannot go back, with the interface that tarfile needs. tarfile's own one takes twice the time."""
 
-    def __init__(self, stream: IO[bytes], head: bytes) -> None:
+    def __init__(self, stream: IO[bytes], head: bytes, can_seek: bool) -> None:
         self.stream = stream
         self.head = head
         self.position = 0
         self.ended = False  # True once a read got fewer bytes than it asked for
         self.member = ""  # name of the last member whose header was read
         self.header_start: int | None = None  # start of a member's headers while they are read, else None
+        self.size: int | None = None  # in bytes, of a file that can seek
+        if can_seek:
+            position = stream.tell()
+            self.size = stream.seek(0, os.SEEK_END)
+            stream.seek(position)
 
     def tell(self) -> int:
         return self.position
@@ -137,6 +145,10 @@ class _Forward:
     def seek(self, position: int) -> None:
         if position < self.position:  # a stream cannot go back
             raise tarfile.ReadError(f"it has a sparse file {quote_name(self.member)} with a damaged map")
+        if self.size is not None and position - self.position > HOP_BYTES:
+            end = min(position, self.size)
+            self.stream.seek(end - self.position, os.SEEK_CUR)
+            self.position, self.ended = end, end < position
         while self.position < position and self.read(min(position - self.position, 2**20)):
             pass
 

@@ -84,7 +84,7 @@ def read_samples(file: IO[bytes], max_bytes: int, max_samples: int | None = None
     wanted = _Wanted(max_bytes, truth_suffix, image_suffix, tuple(keep), kept_suffixes)
     try:
         stream, head = _open_tar_stream(file)
-        with open_tar(stream, head) as tar:
+        with open_tar(stream, head, can_seek=stream is file and file.seekable()) as tar:
             try:
                 for sample in _iterate_samples(tar, wanted, left_out, lone_texts):
                     if sample.index == max_samples:
