@@ -73,8 +73,9 @@ class Config:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where the network runs. auto takes GPUs if the cluster has any."""
     runner: Literal["auto", "fast", "plain"] = "auto"
-    """How a GPU runs the network. fast (captured graphs, fused kernels) proves itself against plain at the start of
-    each actor. Where that fails, auto takes plain and says so, and fast makes it an error."""
+    """How a device runs the network. fast (on a GPU captured graphs and fused kernels, on a CPU OpenVINO, if it is
+    installed) proves itself against plain at the start of each actor. Where that fails, auto takes plain and says so,
+    and fast makes it an error. On a CPU auto takes the faster one."""
     precision: Precision = "auto"
     """Arithmetic of the network. auto takes half precision where the device is fast at it."""
     max_rejected: Annotated[float, Interval(ge=0, le=1)] = 0.01

@@ -115,7 +115,7 @@ def _print_counts(summary: Summary) -> None:
         f"images    {summary.counts.num_images:,} at {summary.images_per_s:.1f}/s, "
         f"{summary.counts.rejected.total():,} rejected{f' ({reasons})' if reasons else ''}"
     )
-    runner = f", {summary.runner} runner" if summary.device == "cuda" else ""
+    runner = f", {summary.runner} runner" if summary.runner not in ("", "cpu") else ""
     print(f"model     {summary.model_id} on {summary.device} in {summary.precision}{runner}, {summary.hardware}")
     if summary.cost is not None:
         num_images = summary.counts.num_images

@@ -34,6 +34,6 @@ def embed_image(uri: str, output: str, model_id: str) -> np.ndarray[Any, Any]:
     decoded = decode(encoded, pixels_NHWC[0], max_pixels=Config.max_image_pixels, max_bytes=Config.max_image_bytes)
     if decoded.error:
         raise UserError(f"--set image={uri}: {decoded.error}: {REASONS[decoded.error]}.")
-    labeller = Labeller(weights.load(find_weights(output, model_id, None)), "cpu", "fp32")
+    labeller = Labeller(weights.load(find_weights(output, model_id, None)), "cpu", "fp32", runner="plain")
     embedding_D: np.ndarray[Any, Any] = split_answers(labeller(pixels_NHWC)).embedding[0]
     return embedding_D

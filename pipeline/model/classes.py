@@ -2,7 +2,7 @@
 
 In: a CSV of label_id,wnid,label (any fsspec URI), or nothing for ImageNet-1k.
 Out: an Arrow table, ordered by label_id.
-Not here: whether the weights have as many classes (`labeller.check_classes`).
+Not here: whether the weights have as many classes (`runners/checks.py`).
 
 `imagenet_1k.csv` has torchvision's category names and the wnids of the ILSVRC-2012 synsets in sorted order, the order
 in which timm lists them. Join on label_id or wnid, not on the label: "crane" is a bird (134) and a machine (517).

@@ -3,7 +3,7 @@
 In: the value of `--weights`: `pretrained`, a path or URI of a file (`SUFFIXES`), or `seed:N`.
 Out: the identity of the weights, which is cheap and which planning needs; then, on request, a state dict in float32.
 Not here: the content of weights files (`state_dicts.py`), the weights of `seed:N` (`seeds.py`), the network's
-arithmetic (`runners/`), and whether the classes match (`labeller.check_classes`).
+arithmetic (`runners/`), and whether the classes match (`runners/checks.py`).
 
 Only `load` imports torch: planning a run does not need it.
 """

@@ -22,6 +22,7 @@ from pipeline.model import weights
 from pipeline.model.weights import Weights
 from pipeline.parse import parse_keep
 from pipeline.run.attempts import Chain, Context, run_attempts
+from pipeline.runners.checks import check_classes, check_runner
 from pipeline.stages.sink import Sink
 from pipeline.stop import Stop
 
@@ -80,10 +81,9 @@ def _prepare(context: Context, state: dict[str, Any], classes: pa.Table, alone: 
     from pipeline.actors import graph
     from pipeline.actors.nodes import count_gpus, find_nodes
     from pipeline.actors.precision import agree_on_precision
-    from pipeline.runners.labeller import check_classes, check_runner
     config, summary = context.config, context.summary
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs a traceback for each call of a dead process
-    check_classes(state, classes)
+    check_classes(len(state["last_linear.weight"]), classes)
     nodes = find_nodes(config, alone, context.stream, context.stop)
     device: Literal["cuda", "cpu"] = "cuda" if count_gpus(nodes) and config.device != "cpu" else "cpu"
     summary.device = device

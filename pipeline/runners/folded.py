@@ -50,7 +50,11 @@ class UintNetwork(nn.Module):
         # Permuted NHWC is channels_last already: no copy. Pixels minus 127.5 are exact in bf16 and fp16. The weights of
         # the first convolution contain the scale that is missing here.
         image_NCHW = image_NHWC.permute(0, 3, 1, 2).to(self.dtype) - 255 * MEAN
-        embedding_ND = self.features(image_NCHW).mean((2, 3), dtype=torch.float32)
+        return self.answer(self.features(image_NCHW))
+
+    def answer(self, features_NCHW: Tensor) -> Tensor:
+        """The last block's output [N, 1536, 8, 8] -> answers, as of `forward`."""
+        embedding_ND = features_NCHW.mean((2, 3), dtype=torch.float32)
         prob_NK, label_id_NK = top_k(self.last_linear(embedding_ND).softmax(1), self.num_top)
         return torch.cat((label_id_NK.float(), prob_NK, embedding_ND), 1)
 

@@ -5,7 +5,8 @@ Out: one row of an array for each image: its best five classes, their probabilit
 Not here: decoding; tables; names of classes; answers that are not finite (`tables/labels.py` makes rows of them).
 
 One nn.Module (`folded.py`) computes all of it. The convolutions, with BatchNorm folded in, run in the chosen precision.
-The mean over places, the head and softmax run in float32. `on_cpu.py` or `on_cuda.py` brings the images to the module.
+The mean over places, the head and softmax run in float32. `on_cpu.py`, `on_openvino.py` or `on_cuda.py` brings the
+images to the module.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.model.spec import INPUT_SIZE, TOP_K
+from pipeline.runners.checks import check_runner
 from pipeline.runners.folded import UintNetwork
 from pipeline.runners.on_cpu import IMAGES_IN_CACHE, OnCpu
 from pipeline.runners.on_cuda import FastCuda, PlainCuda
+from pipeline.runners.on_openvino import OnOpenVino
 from pipeline.runners.probe import choose_runner
+from pipeline.runners.probe_on_cpu import choose_cpu_runner
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,20 +47,6 @@ def check_cuda() -> None:
                         f"{'not set' if visible is None else repr(visible)} here.")
 
 
-def check_classes(state: Mapping[str, Tensor], classes: pa.Table) -> None:
-    """Raise UserError unless the weights have one output for each class."""
-    num_outputs = len(state["last_linear.weight"])
-    if num_outputs != classes.num_rows:
-        raise UserError(f"--classes names {classes.num_rows} classes and --weights has {num_outputs}; "
-                        "they must be of the same network.")
-
-
-def check_runner(runner: str, device: str) -> None:
-    """Raise UserError if the device, `cuda` or `cpu`, does not have this runner."""
-    if runner == "fast" and device == "cpu":
-        raise UserError("--runner fast: the fast runner needs a CUDA device; use --runner auto.")
-
-
 class Labeller:
     """Labels batches on one device. Thread safe: two to four calls at a time keep the device busy between batches.
 
@@ -67,15 +56,15 @@ class Labeller:
         precision: `fp32`, `bf16` or `fp16`, from `precision.resolve_precision`.
         num_threads: on a CPU, the number of threads; None: torch's own number.
         batch_size: on CUDA, the most images at once; None: by the device. It is halved until the batch fits.
-        runner: `auto`, `fast` or `plain` (see `probe.py`). A CPU has one runner.
+        runner: `auto`, `fast` or `plain` (see `probe.py` and `probe_on_cpu.py`).
 
     Raises:
-        UserError: this process has no CUDA device; or `fast` was asked for on a CPU, or is not trusted on this device.
+        UserError: this process has no CUDA device; or `fast` was asked for, and is not there or not trusted here.
 
     Attributes:
         precision: as given.
-        runner: `cpu`, `fast` or `plain`.
-        runner_note: one sentence that says why the plain runner is used, or "".
+        runner: on a CPU `cpu` or `openvino`, on CUDA `fast` or `plain`.
+        runner_note: one sentence that says why another runner than the fast one is used, or "".
         num_top: classes in an answer, k: 5, or the number of classes if there are fewer.
         batch_size: images of the largest batch that the device takes at once.
     """
@@ -84,18 +73,19 @@ class Labeller:
                  batch_size: int | None = None, runner: str = "auto") -> None:
         self.precision = precision
         self.num_top = min(TOP_K, len(state["last_linear.weight"]))
-        self.runner_note = ""
-        self.run: OnCpu | PlainCuda | FastCuda
+        self.run: OnCpu | OnOpenVino | PlainCuda | FastCuda
         check_runner(runner, device)
         if device == "cuda":
             check_cuda()
             self.run, self.runner_note = choose_runner(
                 state, DTYPES[precision], self.num_top, batch_size, runner)
-            self.runner, self.batch_size = self.run.name, self.run.batch_size
+            self.batch_size = self.run.batch_size
         else:
-            network = UintNetwork(state, DTYPES[precision], self.num_top)
-            self.run = OnCpu(network, num_threads or torch.get_num_threads())
-            self.runner, self.batch_size = "cpu", IMAGES_IN_CACHE * self.run.num_threads
+            self.run, self.runner_note = choose_cpu_runner(
+                state, UintNetwork(state, DTYPES[precision], self.num_top), num_threads or torch.get_num_threads(),
+                runner)
+            self.batch_size = IMAGES_IN_CACHE * self.run.num_threads
+        self.runner = self.run.name
 
     def __call__(self, image_NHWC: np.ndarray) -> np.ndarray:
         """The answers for uint8 images [N, 299, 299, 3], in their order; N may be 0 or more than `batch_size`.
@@ -113,5 +103,5 @@ class Labeller:
         return self.run(image_NHWC)
 
     def slots_for(self, num_images: int) -> int:
-        """The number of images that the device computes for a call with `num_images`: on CUDA some may be padding."""
-        return num_images if isinstance(self.run, OnCpu) else self.run.slots_for(num_images)
+        """The number of images that the device computes for a call with `num_images`: some may be padding."""
+        return self.run.slots_for(num_images)

@@ -91,23 +91,23 @@ def make_probe_images() -> np.ndarray:
 
 
 def _find_doubt(fast: FastCuda, image_NHWC: np.ndarray, exact_NK: np.ndarray, half_NK: np.ndarray,
-           state: Mapping[str, Tensor]) -> str:
+                state: Mapping[str, Tensor]) -> str:
     """What is wrong with the answers of the fast runner, or "". Each graph is tried full and with padding."""
     spare = torch.full((fast.input_NHWC.nbytes,), 255, dtype=torch.uint8, device="cuda")
     del spare  # the next allocation gets this memory, which is full of NaN
     for size in fast.sizes:
         for number in {size, size // 2 + 1}:
-            batch_NHWC, exact_BK, half_BK = (_repeat(rows, number) for rows in (image_NHWC, exact_NK, half_NK))
+            batch_NHWC, exact_BK, half_BK = (repeat(rows, number) for rows in (image_NHWC, exact_NK, half_NK))
             fast.spoil()
             answer_BK = fast(batch_NHWC)
             fast.spoil()
             again_BK = fast(batch_NHWC)
-            doubt = _find_difference(answer_BK, exact_BK, half_BK, state, LEAST_COSINE[fast.network.dtype])
+            doubt = find_difference(answer_BK, exact_BK, half_BK, state, LEAST_COSINE[fast.network.dtype])
             if not doubt and not np.array_equal(answer_BK, again_BK, equal_nan=True):
                 doubt = "the same images got other answers the second time"
             if doubt:
                 return f"{doubt} ({number} images in a batch of {size})"
-    batches = [np.roll(_repeat(image_NHWC, fast.batch_size), turn, 0) for turn in range(NUM_SLOTS)]
+    batches = [np.roll(repeat(image_NHWC, fast.batch_size), turn, 0) for turn in range(NUM_SLOTS)]
     alone = [fast(batch_NHWC) for batch_NHWC in batches]
     with ThreadPoolExecutor(NUM_SLOTS) as pool:
         together = list(pool.map(fast, 2 * batches))
@@ -115,13 +115,13 @@ def _find_doubt(fast: FastCuda, image_NHWC: np.ndarray, exact_NK: np.ndarray, ha
     return "" if same else f"{NUM_SLOTS} batches at a time got other answers than one after the other"
 
 
-def _repeat(rows: np.ndarray, number: int) -> np.ndarray:
+def repeat(rows: np.ndarray, number: int) -> np.ndarray:
     """`number` rows: the given ones, again and again."""
     return rows[np.arange(number) % len(rows)]
 
 
-def _find_difference(fast_NK: np.ndarray, exact_NK: np.ndarray, half_NK: np.ndarray, state: Mapping[str, Tensor],
-                least_cosine: float) -> str:
+def find_difference(fast_NK: np.ndarray, exact_NK: np.ndarray, half_NK: np.ndarray, state: Mapping[str, Tensor],
+                    least_cosine: float) -> str:
     """What is wrong with the answers of the fast runner, or "".
 
     fp16 ends at 65,504, so with some weights an image has no finite answer. That is no fault of the fast runner if the

@@ -51,7 +51,7 @@ LABELLING_FIELDS = [
     ("label_s", pa.float64()),      # seconds in which the labeller was busy with this block and no block before
     ("num_slots", pa.int32()),      # images that the batches of the device had room for
     ("precision", pa.string()),     # of the network's arithmetic
-    ("runner", pa.string()),        # cpu, fast or plain
+    ("runner", pa.string()),        # cpu, openvino, fast or plain
     ("runner_note", pa.string()),   # why the runner is not the fast one, if the user should know
 ]
 

@@ -47,7 +47,7 @@ RUNS = pa.schema([  # one row a run
     ("model_id", pa.string()),
     ("device", pa.string()),
     ("precision", pa.string()),
-    ("runner", pa.string()),         # of the network: cpu, fast, or plain where the fast one was not trusted
+    ("runner", pa.string()),         # of the network: cpu, openvino, fast, or plain where the fast one was not trusted
     ("hardware", pa.string()),
     ("versions", pa.string()),       # JSON
     ("config", pa.string()),         # JSON

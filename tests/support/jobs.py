@@ -15,8 +15,9 @@ from tests.support.forked import run_forked
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / ".pytest_cache" / f"seed-0-{weights.identify('seed:0').digest[:8]}.safetensors"
-# The weights of seed:0 in a file. The seed itself costs each process several seconds of computing.
-SEED = ("--weights", WEIGHTS, "--precision", "fp32")
+# The weights of seed:0 in a file. The seed itself costs each process several seconds of computing, and so does a trial
+# of OpenVINO.
+SEED = ("--weights", WEIGHTS, "--precision", "fp32", "--runner", "plain")
 FORKED = ("label", "verify", "query", "pack", "evaluate", "finetune", "relabel", "duplicates", "index")
 
 

@@ -14,7 +14,6 @@ from pipeline.trainer.curves import LossCurve, write_curves
 from pipeline.trainer.loop import Worker
 from pipeline.truth.holdout import wilson_interval
 
-
 LOSSES = LossCurve(points=[1.5, 0.5])
 
 

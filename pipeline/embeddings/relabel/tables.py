@@ -27,8 +27,8 @@ from pipeline.errors import UserError
 from pipeline.model import weights
 from pipeline.model.spec import TOP_K
 from pipeline.model.state_dicts import HEAD
+from pipeline.runners.checks import check_classes
 from pipeline.runners.folded import top_k
-from pipeline.runners.labeller import check_classes
 from pipeline.store.read_parquet import DAMAGE
 from pipeline.store.retry import Replaced, describe_error
 from pipeline.tables.counts import Counts
@@ -68,7 +68,7 @@ def read_head(new: weights.Weights, labelled_by: weights.Weights, classes: pa.Ta
             raise UserError(f"--weights {new.spec}: its layers below the head are not those of {labelled_by.spec}, "
                             f"which labelled the tables ({name} differs): the embeddings would be others, so the "
                             "images must be labelled anew by label-images run.")
-    check_classes(state, classes)
+    check_classes(len(state["last_linear.weight"]), classes)
     weight_CD, bias_C = (state[name].float() for name in HEAD)
     return Head(weight_CD, bias_C, classes["label"].combine_chunks())
 
