@@ -1,9 +1,10 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
+USUAL = not gpu and not chaos and not training and not rehearsal and not docs and not schedulers and not image and not year
 IMAGE ?= localhost/label:0.1.0
 
-.PHONY: setup demo test docs rehearsal chaos training schedulers image lint bench bench-gpu
+.PHONY: setup demo test slow docs rehearsal chaos year training schedulers image lint bench bench-gpu
 setup: .venv/.done
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -12,13 +13,17 @@ setup: .venv/.done
 demo: setup
 	$(PY) jobs/demo.py $(if $(WEIGHTS),--weights $(WEIGHTS))
 test: setup
-	$(PY) -m pytest -n 2 --dist worksteal -m 'not gpu and not chaos and not training and not rehearsal and not docs and not schedulers and not image'
+	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow and $(USUAL)'
+slow: setup
+	$(PY) -m pytest -n 2 --dist worksteal -m 'slow and $(USUAL)'
 docs: setup
 	$(PY) -m pytest -n 2 --dist worksteal -m 'docs and not training'
 rehearsal: setup
 	$(PY) -m pytest tests/test_rehearsal.py -s
 chaos: setup
 	$(PY) -m pytest -m 'chaos and not rehearsal' -s
+year: setup
+	$(PY) -m pytest -m year -s
 training: setup
 	$(PY) -m pytest -m training -s
 schedulers: .venv/.schedulers

@@ -194,6 +194,7 @@ def test_a_folder_that_is_a_column_already(tmp_path):
     assert settle(tmp_path, tmp_path / "out", "that_day=day") == "that_day=day:text"
 
 
+@pytest.mark.slow
 def test_a_mark_that_is_lost_is_known_from_a_table(tmp_path):
     make_inputs(tmp_path)
     options = ("--input", tmp_path / "parquet", "--output", tmp_path / "out", *SEED)

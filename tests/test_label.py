@@ -58,6 +58,7 @@ def test_another_input_root_is_refused(undisturbed, shards, tmp_path):
     assert done.returncode == 2 and "an output belongs to one input" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_rejected_failed_changed_and_new(shards, photographs, tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -128,6 +129,7 @@ def test_killed_at_any_moment_the_next_run_completes(shards, undisturbed, tmp_pa
     assert {row["run_id"] for row in rows} == {killed["run_id"], after["run_id"]}
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 def test_the_same_over_s3(shards, undisturbed, s3):
     environ, fs = s3
@@ -142,6 +144,7 @@ def test_the_same_over_s3(shards, undisturbed, s3):
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--output s3://photos/out" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_ray_job_submit_with_token(shards, undisturbed, tmp_path):
     output = tmp_path / "out"

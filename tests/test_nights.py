@@ -18,6 +18,7 @@ def night(folder, output, name, *more):
     return done, re.search(r"shards    (\d+) labelled, (\d+) skipped .*, (\d+) failed", done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_two_nights(tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"

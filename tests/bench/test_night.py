@@ -21,6 +21,7 @@ def test_the_slowest_resource_limits(change, limit, images_per_s):
     assert result.cost == pytest.approx(4 * 2.0 * result.seconds / 3600)
 
 
+@pytest.mark.slow
 def test_the_driver_and_the_store_limit_large_clusters():
     slow = dataclasses.replace(COSTS, driver_s=0.5)
     assert simulate(NIGHT, [NODE] * 4, slow).limit == "driver"

@@ -65,6 +65,7 @@ def test_writers_at_once_lose_nothing(lake):
     assert [version.num_rows for version in read_versions(lake)] == [3, 5, 7, 9, 11, 13, 15, 17]
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.parametrize("kind", LAKES)
 def test_faults_of_the_store(kind, proxy, tmp_path, monkeypatch):

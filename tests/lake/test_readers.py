@@ -97,6 +97,7 @@ def test_the_index_follows_the_newest_version(lake):
     assert [table.path for table in list_tables(lake.output, MODEL).tables] == ["a b.tar.parquet"]
 
 
+@pytest.mark.slow
 def test_a_relabelling_is_a_table_of_its_own(tmp_path, lake):
     state = hollow_state()
     old, new = save(state, tmp_path / "old.pth"), save(state | random_head(len(NAMES)), tmp_path / "new.pth")

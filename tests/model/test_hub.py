@@ -72,6 +72,7 @@ except weights.UserError as error:
         "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}).strip()
 
 
+@pytest.mark.slow
 def test_pretrained_comes_from_the_hub_once(tmp_path: Path, hub: str) -> None:
     Hub.content = safetensors.torch.save({name: t.half().contiguous() for name, t in hollow_state().items()})
     digest = f"weights.HUB_SHA256 = {hashlib.sha256(Hub.content).hexdigest()!r}"

@@ -42,6 +42,7 @@ def reports(tmp_path_factory, photographs, undisturbed):
     return first, page
 
 
+@pytest.mark.slow
 def test_the_page_holds_what_it_should(reports):
     first, second = (page.read_text(encoding="utf-8") for page in reports)
     for page, images, gallery in ((first, "25", 5), (second, "15", 9)):

@@ -99,7 +99,6 @@ def test_a_run_that_is_refused_leaves_nothing_and_the_mended_one_works(one_shard
     ten = ("--weights", one_shard / "ten.pth")
     assert "--classes names 1000 classes and --weights has 10" in refused(one_shard, *ten)
     assert "it is an HTML page" in refused(one_shard, "--weights", one_shard / "bad.pth")
-    assert "--runner fast" in refused(one_shard, *SEED, "--runner", "fast", "--device", "cpu")
     assert "this machine has no GPU that Ray can see" in refused(one_shard, *SEED, "--device", "cuda", own_ray=True)
     (one_shard / "in/ten.csv").write_text(
         "label_id,wnid,label\n" + "".join(f"{number},,class {number}\n" for number in range(10)))
@@ -201,6 +200,7 @@ def test_a_folder_of_odd_names_is_packed_and_the_output_may_be_below_the_input(p
     digest(*options[1::2])
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_relative_output_on_a_running_cluster_is_where_the_user_stands(photographs, tmp_path):
     for name in ("elsewhere", "here/in"):

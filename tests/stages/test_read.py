@@ -92,6 +92,7 @@ def slots(num_images: int, batch_size: int) -> int:
     return -(-num_images // batch_size) * batch_size
 
 
+@pytest.mark.slow
 def test_batches_of_small_shards_are_full(tmp_path):
     """Shards of 90 images filled a batch of 256 to 35 %."""
     blocks = read_many(tmp_path, [90] * 108, 256, 2048)

@@ -43,13 +43,17 @@ def iterate_pages(bucket: str, key: str) -> Iterator[list[Entry]]:
     fs = connect(bucket, os.environ.get(VARIABLE))
     left = deque([_Request(key.rstrip("/") + "/" if key else "")])
     running: dict[Future[Any], _Request] = {}
+    arrived: deque[dict[str, Any]] = deque()
     with ThreadPoolExecutor(AT_ONCE, "list") as pool:
         try:
-            while left or running:
-                while left and len(running) < AT_ONCE:
+            while left or running or arrived:
+                while left and len(running) + len(arrived) < AT_ONCE:
                     request = left.popleft()
                     running[pool.submit(_fetch, fs, bucket, request)] = request
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if arrived:  # the next requests are under way while the caller has this page
+                    page = arrived.popleft()
+                    yield [(f"{bucket}/{name}", *rest) for name, *rest in page["Columns"] if not name.endswith("/")]
+                for future in wait(running, 0 if arrived else None, FIRST_COMPLETED).done:
                     request, page = running.pop(future), future.result()
                     if _has_large_folders(page, request):
                         left.append(_Request(request.prefix, level=True))
@@ -57,7 +61,7 @@ def iterate_pages(bucket: str, key: str) -> Iterator[list[Entry]]:
                     left.extend(_Request(folder["Prefix"]) for folder in page.get("CommonPrefixes", ()))
                     if page.get("IsTruncated"):
                         left.appendleft(request._replace(token=page["NextContinuationToken"]))
-                    yield [(f"{bucket}/{name}", *rest) for name, *rest in page["Columns"] if not name.endswith("/")]
+                    arrived.append(page)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
