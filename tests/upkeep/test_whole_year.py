@@ -190,8 +190,9 @@ def test_a_year_of_nights(s3, monkeypatch):
     assert len(rows) >= len(tables)
     usual = [one for one in nights if one.number not in (0, NEW_MODEL)]
     early, late = ([one for one in usual if one.number in days] for days in (range(60, 120), range(300, 365)))
-    assert median(one.plan_requests for one in late) <= 1.3 * median(one.plan_requests for one in early)
-    assert median(one.ledger_files for one in late) <= 2 * median(one.ledger_files for one in early)
+    # The ledger has a merged file a month in each of its two tables; planning reads those of one.
+    assert 0 <= median(one.plan_requests for one in late) - median(one.plan_requests for one in early) <= 9
+    assert median(one.ledger_files for one in late) - median(one.ledger_files for one in early) <= 18
     labelled = {one.number: one.num_labelled for one in nights}
     assert labelled[0] == SHARDS and labelled[NEW_MODEL] == SHARDS
     assert labelled[MISSED.stop] > 5 * median(labelled.values())
