@@ -80,10 +80,11 @@ def read_labelled_shards(examples: Examples, classes: pa.Table | None, connect_m
     if examples.where.startswith("member:") and not any(shard.kind.truth_place == "member" for shard in shards):
         title = next(kind.title for kind in KINDS.values() if kind.truth_place == "member")
         raise UserError(f"--truth {examples.where} is for {title}, and {shards[0].path} of {examples.uri} is none.")
-    run = connect_map() if bytes_to_read(shards) > MAX_BYTES_READ else None
-    truth = read_truth(examples, None, classes is None, run, shards, stream)
+    is_csv, is_large = examples.where.lower().endswith(".csv"), bytes_to_read(shards) > MAX_BYTES_READ
+    truth = read_truth(examples, None, classes is None, connect_map() if is_large and not is_csv else None, shards,
+                       stream)
     if truth.images is None:  # a CSV may name images in other ways than by their keys
-        images = read_images(examples, run, shards, stream)
+        images = read_images(examples, connect_map() if is_large else None, shards, stream)
         truth = replace(truth, images=images.images, failed=images.failed)
     matched = match(truth.given, truth.images, truth.where)
     require_match(matched, truth, f"--input {examples.uri}", truth.images)
