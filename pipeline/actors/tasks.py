@@ -23,17 +23,18 @@ MEMORY_BYTES = 2**30  # of a task
 LARGE_BYTES = 2**31  # if there is more to read, this machine takes processes, whose start takes a second or two
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+OpenMap = Callable[[int], AbstractContextManager[Map]]  # as `choose_map`
 
 
 def choose_map(num_bytes: int) -> AbstractContextManager[Map]:
     """A map on the cluster at RAY_ADDRESS; or, if that is not set, on the processors of this machine.
 
     Args:
-        num_bytes: that all calls together read.
+        num_bytes: that all calls together read; 0: too few to connect for.
 
     Raises: as `connected_map`.
     """
-    return connected_map() if os.environ.get("RAY_ADDRESS") else _map_here(num_bytes)
+    return connected_map() if num_bytes and os.environ.get("RAY_ADDRESS") else map_here(num_bytes)
 
 
 @contextmanager
@@ -49,7 +50,8 @@ def connected_map() -> Iterator[Map]:
 
 
 @contextmanager
-def _map_here(num_bytes: int) -> Iterator[Map]:
+def map_here(num_bytes: int) -> Iterator[Map]:
+    """A map on the processors of this machine. `num_bytes`: as of `choose_map`."""
     workers = max(2, os.cpu_count() or 1)
     pool: Executor
     if num_bytes > LARGE_BYTES:

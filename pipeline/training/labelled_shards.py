@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TextIO
 
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.actors.tasks import Map
+from pipeline.actors.tasks import Map, map_here
 from pipeline.errors import UserError
 from pipeline.inputs.kinds import KINDS
 from pipeline.model.classes import unique_names
@@ -26,7 +27,7 @@ from pipeline.training.check_enough import MAX_BYTES_READ
 from pipeline.truth.class_ids import make_classes, resolve_label_ids
 from pipeline.truth.coverage import Coverage, count_covered, first_example, require_match
 from pipeline.truth.matching import match
-from pipeline.truth.read_shards import ListedShard, bytes_to_read, list_shards
+from pipeline.truth.read_shards import ListedShard, list_shards
 from pipeline.truth.sources import Examples, read_images, read_truth
 
 
@@ -80,11 +81,13 @@ def read_labelled_shards(examples: Examples, classes: pa.Table | None, connect_m
     if examples.where.startswith("member:") and not any(shard.kind.truth_place == "member" for shard in shards):
         title = next(kind.title for kind in KINDS.values() if kind.truth_place == "member")
         raise UserError(f"--truth {examples.where} is for {title}, and {shards[0].path} of {examples.uri} is none.")
-    is_csv, is_large = examples.where.lower().endswith(".csv"), bytes_to_read(shards) > MAX_BYTES_READ
-    truth = read_truth(examples, None, classes is None, connect_map() if is_large and not is_csv else None, shards,
-                       stream)
+
+    def open_map(num_bytes: int) -> AbstractContextManager[Map]:
+        return nullcontext(connect_map()) if num_bytes > MAX_BYTES_READ else map_here(num_bytes)
+
+    truth = read_truth(examples, None, classes is None, open_map, shards, stream)
     if truth.images is None:  # a CSV may name images in other ways than by their keys
-        images = read_images(examples, connect_map() if is_large else None, shards, stream)
+        images = read_images(examples, open_map, shards, stream)
         truth = replace(truth, images=images.images, failed=images.failed)
     matched = match(truth.given, truth.images, truth.where)
     require_match(matched, truth, f"--input {examples.uri}", truth.images)

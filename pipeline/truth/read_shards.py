@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TextIO
 
 import pyarrow as pa
 
-from pipeline.actors.tasks import Map, choose_map
+from pipeline.actors.tasks import OpenMap
 from pipeline.config import check_uri
 from pipeline.errors import UserError
 from pipeline.formats.samples import ShardUnreadable
@@ -83,13 +82,13 @@ def list_shards(input_uri: str, format: str) -> list[ListedShard]:
     return [ListedShard(row["path"], shard_uri(found.root, row), row["size"], group_of(row)) for row in rows]
 
 
-def read_shards(shards: Sequence[ListedShard], inputs: Inputs, where: str | None, run: Map | None,
+def read_shards(shards: Sequence[ListedShard], inputs: Inputs, where: str | None, open_map: OpenMap,
                 stream: TextIO | None) -> list[ShardTruths]:
     """The truths of the shards, in their order.
 
     Args:
         where: the place of the truth in the shards, a value of `Inputs.truth`.
-        run: the map by which the shards are read; None: as `choose_map` says.
+        open_map: gives the map by which the shards are read.
         stream: gets a line of progress now and then.
 
     Raises:
@@ -98,18 +97,15 @@ def read_shards(shards: Sequence[ListedShard], inputs: Inputs, where: str | None
     read = partial(_read_shard, replace(inputs, truth=where))
     results: list[ShardTruths] = []
     shown_s = time.monotonic()
-    with nullcontext(run) if run else choose_map(bytes_to_read(shards)) as run_here:
-        for result in run_here(read, shards):
+    # Of a local tar only the headers are read.
+    num_bytes = sum(shard.size for shard in shards if shard.kind.keys_need_all_bytes)
+    with open_map(num_bytes) as run:
+        for result in run(read, shards):
             results.append(result)
             if stream and time.monotonic() - shown_s > SHOW_S:
                 shown_s = time.monotonic()
                 print(f"truths of {len(results):,} of {len(shards):,} shards are read", file=stream, flush=True)
     return results
-
-
-def bytes_to_read(shards: Sequence[ListedShard]) -> int:
-    """The bytes of the shards that must be read to know their keys; of a local tar only its headers are."""
-    return sum(shard.size for shard in shards if shard.kind.keys_need_all_bytes)
 
 
 def _read_shard(inputs: Inputs, shard: ListedShard) -> ShardTruths:

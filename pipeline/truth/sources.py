@@ -17,7 +17,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.actors.tasks import Map
+from pipeline.actors.tasks import OpenMap, choose_map
 from pipeline.config import check_uri
 from pipeline.errors import UserError
 from pipeline.formats.samples import ShardUnreadable
@@ -92,14 +92,14 @@ def check_where(where: str, has_input: bool) -> None:
 
 
 def read_truth(examples: Examples, images: pa.Table | None = None, for_fit: bool = False,
-               run: Map | None = None, shards: Sequence[ListedShard] | None = None,
+               open_map: OpenMap = choose_map, shards: Sequence[ListedShard] | None = None,
                stream: TextIO | None = None) -> Truth:
     """Read the truth.
 
     Args:
         images: the images of the tables, a table of `IMAGES`. `folder` is read from their keys; no shard is opened.
         for_fit: True if classes will be made of the truth.
-        run, stream: as `read_shards` takes them.
+        open_map, stream: as `read_shards` takes them.
         shards: the shards of the examples, if they are listed already.
 
     Raises:
@@ -115,7 +115,7 @@ def read_truth(examples: Examples, images: pa.Table | None = None, for_fit: bool
         given, spellings = _read_folders(images)
         truth = Truth(where, given, spellings=_group_spellings(spellings))
     else:
-        results = _read_all(examples, run, shards, stream)
+        results = _read_all(examples, open_map, shards, stream)
         truth = _join_shards(where, results)
         if truth.failed and len(truth.failed) == len(results):
             path, reason = next(iter(truth.failed.items()))
@@ -126,9 +126,10 @@ def read_truth(examples: Examples, images: pa.Table | None = None, for_fit: bool
     return truth
 
 
-def read_images(examples: Examples, run: Map | None, shards: Sequence[ListedShard], stream: TextIO | None) -> Truth:
+def read_images(examples: Examples, open_map: OpenMap, shards: Sequence[ListedShard],
+                stream: TextIO | None) -> Truth:
     """The images of the shards and the shards that could not be read, without any truth. Args: as `read_truth`."""
-    return _join_shards("", _read_all(replace(examples, where=""), run, shards, stream))
+    return _join_shards("", _read_all(replace(examples, where=""), open_map, shards, stream))
 
 
 def guess_where(input_uri: str, inputs: Inputs, format: str = "auto") -> str:
@@ -170,11 +171,11 @@ def _has_truth_beside(shard: ListedShard, inputs: Inputs) -> bool:
         return any(sample.truth for sample in islice(samples, MAX_LOOKED_AT))
 
 
-def _read_all(examples: Examples, run: Map | None, shards: Sequence[ListedShard] | None,
+def _read_all(examples: Examples, open_map: OpenMap, shards: Sequence[ListedShard] | None,
               stream: TextIO | None) -> list[ShardTruths]:
     if shards is None:
         shards = list_shards(str(examples.uri), examples.format)
-    return read_shards(shards, examples.inputs, examples.where or None, run, stream)
+    return read_shards(shards, examples.inputs, examples.where or None, open_map, stream)
 
 
 def _join_shards(where: str, results: list[ShardTruths]) -> Truth:

@@ -28,7 +28,7 @@ from pipeline.actors.tasks import choose_map
 from pipeline.errors import UserError
 def refuse(item): raise UserError(f"--input {item}: no.")
 try:
-    with choose_map(0) as run: list(run(refuse, ["a"]))
+    with choose_map(1) as run: list(run(refuse, ["a"]))
 except UserError as error: sys.exit(str(error))
 """
 
